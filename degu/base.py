@@ -1,0 +1,1101 @@
+"""Bodies, and the verbs of one exchange: read a head, make an input, write a message.
+
+A `Stream` is one connection's bytes with their deadlines. Server and client use it
+alike; the client is the server turned by half a turn::
+
+    server   read_head   parse_request    make_input    app    write_message
+    client   write_message    read_head   parse_response   make_input
+
+Bodies that came in (`Input`, `ChunkedInput`) read from any binary file object; bodies
+that go out (`Output`, `ChunkedOutput`, `FileOutput`) write themselves to any.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Protocol
+
+from degu.errors import (
+    AppError,
+    BodyClosedError,
+    ChunkError,
+    ContentTooLargeError,
+    DeguError,
+    EmptyHeadError,
+    HeadTimeoutError,
+    OverFlowError,
+    ParseError,
+    PeerError,
+    SlowPeerError,
+    UnderFlowError,
+    shown,
+)
+from degu.limits import (
+    COPY_SIZE,
+    JOIN_SIZE,
+    LINGER_TIMEOUT,
+    MAX_BODY_SIZE,
+    MAX_CHUNK_LINE_SIZE,
+    MAX_CHUNK_SIZE,
+    MAX_HEAD_SIZE,
+    MAX_READ_SIZE,
+    MAX_TRAILERS_SIZE,
+    RECEIVE_SIZE,
+)
+
+try:
+    if os.environ.get("DEGU_PURE_PYTHON"):
+        raise ImportError
+    from degu import _wire as wire  # type: ignore[attr-defined, no-redef, unused-ignore]
+except ImportError:
+    from degu import wire
+
+__all__ = [
+    "ChunkedInput",
+    "ChunkedOutput",
+    "FileOutput",
+    "Input",
+    "Output",
+    "Stream",
+    "build_uri",
+    "complete_headers",
+    "make_input",
+    "make_output_from_input",
+    "wire",
+    "write_message",
+]
+
+CHUNKED: str = wire.CHUNKED
+UNTIL_CLOSE: str = wire.UNTIL_CLOSE
+
+# The kernel keeps these timeouts, where `settimeout()` costs a poll before each call.
+_KERNEL_TIMEOUTS = sys.platform == "linux"
+
+_SSL_WANT_READ = 2
+"""`errno` of `ssl.SSLWantReadError`, known without importing ssl."""
+
+BytesLike = bytes | bytearray | memoryview
+Chunk = tuple[str | None, BytesLike]
+
+
+class ReadFile(Protocol):
+    """What an input body reads from: a `Stream`, `io.BytesIO`, `io.BufferedReader`."""
+
+    def readinto(self, buffer: Any, /) -> int | None: ...
+
+    def readline(self, size: int, /) -> bytes: ...
+
+
+class WriteFile(Protocol):
+    """What an output body writes to."""
+
+    def write(self, data: Any, /) -> Any: ...
+
+
+# --- one connection's bytes --------------------------------------------------
+
+
+class Stream:
+    """A connected socket, the bytes that came and were not used, and the deadlines.
+
+    `timeout`, `head_timeout` (seconds) and `min_rate` (bytes a second) are explained
+    in :mod:`degu.limits`. `on_abort` is called when a body breaks off. Whatever the
+    peer does wrong is raised as a `PeerError` or `ProtocolError` and kept in `error`.
+    """
+
+    __slots__ = (
+        "_data",
+        "_kernel",
+        "_moved",
+        "_wait",
+        "_waited",
+        "error",
+        "head_timeout",
+        "interim",
+        "min_rate",
+        "on_abort",
+        "sock",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        timeout: float,
+        head_timeout: float,
+        min_rate: float,
+        on_abort: Callable[[], None] | None = None,
+    ) -> None:
+        self.sock = sock
+        self.timeout = timeout
+        self.head_timeout = head_timeout
+        self.min_rate = min_rate
+        self.on_abort = on_abort
+        self.error: BaseException | None = None
+        self.interim = b""
+        self._data = b""
+        self._waited = 0.0
+        self._moved = 0
+        # An SSLSocket repeats a read that the kernel ended, so there it would not end.
+        self._kernel = _KERNEL_TIMEOUTS and type(sock) is socket.socket
+        self._wait = -1.0
+        if self._kernel:
+            sock.settimeout(None)
+            self._set_kernel_timeout(socket.SO_SNDTIMEO, timeout)
+        self._set_wait(timeout)
+
+    def _set_kernel_timeout(self, option: int, seconds: float) -> None:
+        micros = max(1, int(seconds * 1_000_000))
+        value = struct.pack("ll", *divmod(micros, 1_000_000))
+        self.sock.setsockopt(socket.SOL_SOCKET, option, value)
+
+    def _set_wait(self, seconds: float) -> None:
+        if seconds == self._wait:
+            return
+        self._wait = seconds
+        try:
+            if self._kernel:
+                self._set_kernel_timeout(socket.SO_RCVTIMEO, seconds)
+            else:
+                self.sock.settimeout(seconds)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def _fail(self, error: OSError) -> DeguError:
+        """The exception for an `error` of the socket; remembered as the peer's."""
+        new: DeguError
+        if isinstance(error, TimeoutError | BlockingIOError):
+            new = SlowPeerError("the peer did not send or take a byte in time")
+        else:
+            new = PeerError(f"the connection broke: {error}")
+        self.error = new
+        return new
+
+    def abort(self, error: BaseException) -> None:
+        """Say that a body broke off with `error`: nothing more can be read here."""
+        self.error = error
+        if self.on_abort is not None:
+            self.on_abort()
+
+    @property
+    def surplus(self) -> bytes:
+        """What came after the message that was read last."""
+        return self._data
+
+    # reading
+
+    def _recv(self, size: int = RECEIVE_SIZE) -> bytes:
+        try:
+            return self.sock.recv(size)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def read_head(self, wait: float, *, request: bool) -> bytes:
+        """Read one head, without its final empty line (RFC 9112 §2.1).
+
+        Waits `wait` seconds for its first byte and then `head_timeout` in all.
+        Raises `EmptyHeadError` where the peer closed before the first byte,
+        `SlowPeerError` where none came in time, else a `ProtocolError`.
+        """
+        self._waited = 0.0
+        self._moved = 0
+        data = self._data
+        if not data:
+            self._set_wait(wait)
+            try:
+                data = self._recv()
+            except SlowPeerError:
+                raise
+            except PeerError as error:
+                raise self._empty() from error.__cause__
+            if not data:
+                raise self._empty()
+        end = data.find(b"\r\n\r\n", 0, MAX_HEAD_SIZE)
+        if end < 0:
+            data, end = self._read_slow_head(data, request)
+        self._data = data[end + 4 :]
+        return data[:end]
+
+    def _empty(self) -> DeguError:
+        self.error = EmptyHeadError("the peer closed the connection before a head")
+        return self.error
+
+    def _read_slow_head(self, data: bytes, request: bool) -> tuple[bytes, int]:
+        """The rest of a head that did not come in one piece."""
+        deadline = monotonic() + self.head_timeout
+        while True:
+            wire.check_partial_head(data[:MAX_HEAD_SIZE], request=request)
+            left = deadline - monotonic()
+            if left <= 0:
+                raise HeadTimeoutError(f"no whole head in {self.head_timeout} seconds")
+            self._set_wait(left)
+            try:
+                more = self._recv()
+            except SlowPeerError:
+                continue
+            if not more:
+                self.error = PeerError(
+                    f"the peer closed the connection inside a head, after {shown(data)}"
+                )
+                raise self.error
+            start = max(0, len(data) - 3)
+            data += more
+            end = data.find(b"\r\n\r\n", start, MAX_HEAD_SIZE)
+            if end >= 0:
+                return data, end
+
+    def readinto(self, buffer: Any) -> int:
+        """Read at least one byte into `buffer`; 0 where the peer has closed."""
+        data = self._data
+        if data:
+            size = min(len(data), len(buffer))
+            memoryview(buffer)[:size] = data[:size]
+            self._data = data[size:]
+            return size
+        self._before_wait()
+        started = monotonic()
+        try:
+            size = self.sock.recv_into(buffer)
+        except OSError as error:
+            raise self._fail(error) from error
+        self._count(monotonic() - started, size)
+        return size
+
+    def read(self, size: int) -> bytes:
+        """Read `size` bytes, fewer only where the peer closes."""
+        data = self._data
+        if len(data) >= size:
+            self._data = data[size:]
+            return data[:size]
+        whole = bytearray(size)
+        view = memoryview(whole)
+        filled = 0
+        while filled < size and (count := self.readinto(view[filled:])):
+            filled += count
+        return bytes(view[:filled])
+
+    def readline(self, size: int) -> bytes:
+        """Read up to LF, or `size` bytes, or until the peer closes."""
+        while (end := self._data.find(b"\n", 0, size) + 1) == 0:
+            if len(self._data) >= size:
+                end = size
+                break
+            self._before_wait()
+            started = monotonic()
+            more = self._recv()
+            self._count(monotonic() - started, len(more))
+            if not more:
+                end = len(self._data)
+                break
+            self._data += more
+        line, self._data = self._data[:end], self._data[end:]
+        return line
+
+    def _before_wait(self) -> None:
+        if self.interim:
+            interim, self.interim = self.interim, b""
+            self.write(interim)
+        self._set_wait(self.timeout)
+
+    def _count(self, seconds: float, size: int) -> None:
+        """Book a wait; raise where the peer is slower than `min_rate` allows."""
+        self._waited += seconds
+        self._moved += size
+        if self.min_rate and self._waited > self.timeout + self._moved / self.min_rate:
+            self.error = SlowPeerError(
+                f"the peer moved {self._moved} bytes in {self._waited:.1f} seconds of "
+                f"waiting, under {self.min_rate} bytes a second"
+            )
+            raise self.error
+
+    def is_quiet(self) -> bool:
+        """Whether the peer is there and has said nothing, as it is not its turn."""
+        if self._data:
+            return False
+        try:
+            if self._kernel:
+                self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                return False
+            if not _is_readable(self.sock):
+                return True
+            # Over TLS it may be a session ticket, which is no message.
+            self.sock.settimeout(0)
+            self._wait = 0
+            self.sock.recv(1)
+            return False
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            return error.errno == _SSL_WANT_READ
+        except ValueError:
+            return False
+
+    # writing
+
+    def send(self, data: bytes) -> None:
+        """Write a small message, in one call where the kernel has room."""
+        try:
+            sent = self.sock.send(data)
+        except OSError as error:
+            raise self._fail(error) from error
+        if sent < len(data):
+            self.write(memoryview(data)[sent:])
+
+    def write(self, data: BytesLike) -> int:
+        """Write all of `data` (bytes-like of single bytes); returns its size."""
+        view = memoryview(data)
+        size = len(view)
+        while view:
+            started = monotonic()
+            try:
+                sent = self.sock.send(view)
+            except OSError as error:
+                raise self._fail(error) from error
+            self._count(monotonic() - started, sent)
+            view = view[sent:]
+        return size
+
+    def start_write(self) -> None:
+        """Begin to count the peer's patience anew, for the message going out."""
+        self._waited = 0.0
+        self._moved = 0
+        self.interim = b""
+
+    def sendfile(self, file: Any, size: int) -> int:
+        """Write `size` bytes of an open file from its position; returns how many.
+
+        The kernel copies where the socket is plain. Fewer where the file ends.
+        """
+        if not self._kernel:
+            return _copy(file, self, size)
+        try:
+            offset, fileno = file.tell(), file.fileno()
+        except (AttributeError, OSError):
+            return _copy(file, self, size)
+        left = size
+        while left:
+            started = monotonic()
+            try:
+                sent = os.sendfile(self.sock.fileno(), fileno, offset, left)
+            except OSError as error:
+                raise self._fail(error) from error
+            if sent == 0:
+                break
+            self._count(monotonic() - started, sent)
+            offset += sent
+            left -= sent
+        file.seek(offset)
+        return size - left
+
+    # closing
+
+    def close(self) -> None:
+        """Close; over TLS say so first (RFC 8446 §6.1), without waiting."""
+        unwrap = getattr(self.sock, "unwrap", None)
+        if unwrap is not None and self.error is None:
+            with suppress(OSError, ValueError):  # the peer need not answer
+                self.sock.settimeout(0)
+                unwrap()
+        self.sock.close()
+
+    def linger(self) -> None:
+        """Close so that the peer can still read what was sent (RFC 9112 §9.6)."""
+        deadline = monotonic() + LINGER_TIMEOUT
+        try:
+            if hasattr(self.sock, "unwrap"):
+                self.sock.settimeout(0)
+                with suppress(OSError, ValueError):
+                    self.sock.unwrap()
+            self.sock.shutdown(socket.SHUT_WR)
+            while (left := deadline - monotonic()) > 0:
+                self.sock.settimeout(left)
+                if not self.sock.recv(JOIN_SIZE):
+                    break
+        except (OSError, ValueError):
+            pass  # the peer is gone, or never read: nothing left to save
+        self.sock.close()
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _copy(source: Any, target: WriteFile, size: int) -> int:
+    """Copy `size` bytes between file objects with one reused buffer."""
+    buffer = memoryview(bytearray(min(size, COPY_SIZE)))
+    left = size
+    while left and (count := source.readinto(buffer[: min(left, COPY_SIZE)])):
+        _write_all(target, buffer[:count])
+        left -= count
+    return size - left
+
+
+def _write_all(target: WriteFile, data: memoryview) -> None:
+    """Write to a file object that may take less than it is given (raw files)."""
+    while data:
+        size = target.write(data)
+        if size is None or size >= len(data):
+            return
+        data = data[size:]
+
+
+# --- bodies that came in -----------------------------------------------------
+
+
+class _InputBody:
+    """What both input bodies can do; `readinto` and `_left` make the difference."""
+
+    __slots__ = ("closed", "error", "rfile")
+
+    rfile: Any
+    closed: bool
+    error: BaseException | None
+
+    def readinto(self, buffer: Any) -> int:
+        raise NotImplementedError
+
+    def _break(self, error: BaseException) -> BaseException:
+        self.closed = True
+        self.error = error
+        abort = getattr(self.rfile, "abort", None)
+        if abort is not None:
+            abort(error)
+        return error
+
+    def _fill(self, buffer: Any) -> int:
+        """Read at least one byte; a peer that goes away ends the body early."""
+        count = 0
+        cause = None
+        try:
+            count = self.rfile.readinto(buffer) or 0
+        except SlowPeerError as error:
+            raise self._break(error) from error.__cause__
+        except PeerError as error:
+            cause = error
+        if count == 0 and (short := self._short()) is not None:
+            raise self._break(short) from cause
+        return count
+
+    def _short(self) -> UnderFlowError | None:
+        """The error of a peer that closed here; None where a body may end so."""
+        raise NotImplementedError
+
+    def read(self, size: int | None = None) -> bytes:
+        """Read `size` bytes, fewer at the end; ``b''`` once all was read.
+
+        Without a size the whole rest, if it is at most `degu.limits.MAX_READ_SIZE`.
+        Raises `ContentTooLargeError` where it is more (nothing is lost: it can
+        still be streamed), `UnderFlowError` where the peer broke off, and
+        `TypeError` or `ValueError` for a bad size.
+        """
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+            raise TypeError(f"size: expected an int or None, got {shown(size)}")
+        if size is not None and size < 0:
+            raise ValueError(f"size: expected an int from 0, got {size}")
+        if self.closed:
+            return b""
+        return self._read_all() if size is None else self._read(size)
+
+    def _read(self, size: int) -> bytes:
+        pieces: list[bytes] = []
+        while size and not self.closed:
+            buffer = bytearray(min(size, COPY_SIZE))
+            count = self.readinto(buffer)
+            pieces.append(bytes(memoryview(buffer)[:count]))
+            size -= count
+        return b"".join(pieces)
+
+    def _read_all(self) -> bytes:
+        data = self._read(MAX_READ_SIZE)
+        if not self.closed and (more := self._read(1)):
+            self._unread(data + more)
+            raise self._too_large()
+        return data
+
+    def _unread(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _too_large(self) -> ContentTooLargeError:
+        self.error = ContentTooLargeError(
+            f"read() without a size is capped at {MAX_READ_SIZE} bytes and this body "
+            "is larger: stream it with iteration, read(size), readinto(buffer) or "
+            "write_to(file)"
+        )
+        return self.error
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the rest as it comes, in pieces of at most `COPY_SIZE` bytes."""
+        if self.closed:
+            raise BodyClosedError(f"this body was read to its end: {self!r}")
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[bytes]:
+        buffer = bytearray(COPY_SIZE)
+        view = memoryview(buffer)
+        while not self.closed:
+            if count := self.readinto(buffer):
+                yield bytes(view[:count])
+
+    def write_to(self, file: WriteFile) -> int:
+        """Write the rest to a binary file object; returns the number of bytes."""
+        if self.closed:
+            raise BodyClosedError(f"this body was read to its end: {self!r}")
+        total = 0
+        buffer = memoryview(bytearray(COPY_SIZE))
+        while not self.closed:
+            if count := self.readinto(buffer):
+                _write_all(file, buffer[:count])
+                total += count
+        return total
+
+
+class Input(_InputBody):
+    """A body of known length that came in (RFC 9112 §6.2), or one until close.
+
+    `rfile` is a binary file object; `content_length` an `int` of bytes, or None where
+    the body ends with the connection. `remaining` counts down; `closed` is True when
+    nothing is left to read.
+    """
+
+    __slots__ = ("content_length", "remaining")
+
+    chunked = False
+
+    def __init__(self, rfile: ReadFile, content_length: int | None) -> None:
+        self.rfile = rfile
+        self.content_length = _check_length(content_length, optional=True)
+        self.remaining = content_length
+        self.closed = content_length == 0
+        self.error = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.rfile!r}, {self.content_length!r})"
+
+    def readinto(self, buffer: Any) -> int:
+        """Read at least one byte into `buffer`, unless at the end (0)."""
+        view = memoryview(buffer).cast("B")
+        if self.closed or not view:
+            return 0
+        if self.remaining is None:
+            count = self._fill(view)
+            self.closed = count == 0
+            return count
+        count = self._fill(view[: self.remaining])
+        self.remaining -= count
+        self.closed = self.remaining == 0
+        return count
+
+    def _read_all(self) -> bytes:
+        if self.remaining is None:
+            return super()._read_all()
+        if self.remaining > MAX_READ_SIZE:
+            raise self._too_large()
+        return self._read(self.remaining)
+
+    def _short(self) -> UnderFlowError | None:
+        if self.content_length is None or self.remaining is None:
+            return None
+        return UnderFlowError(self.content_length - self.remaining, self.content_length)
+
+    def _unread(self, data: bytes) -> None:
+        self.rfile = _Prefixed(data, self.rfile)
+
+
+class _Prefixed:
+    """A file object with bytes put back before it."""
+
+    def __init__(self, data: bytes, rfile: Any) -> None:
+        self._first = io.BytesIO(data)
+        self._rfile = rfile
+
+    def readinto(self, buffer: Any) -> int:
+        return self._first.readinto(buffer) or self._rfile.readinto(buffer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rfile, name)
+
+
+class ChunkedInput(_InputBody):
+    """A body in the chunked transfer coding that came in (RFC 9112 §7.1).
+
+    `rfile` is a binary file object, `max_size` the most bytes of data in all.
+    `trailers` is a `dict`, filled when the last chunk was read.
+    """
+
+    __slots__ = ("_left", "_put_back", "extension", "max_size", "received", "trailers")
+
+    chunked = True
+    content_length = None
+
+    def __init__(self, rfile: ReadFile, max_size: int = MAX_BODY_SIZE) -> None:
+        self.rfile = rfile
+        self.max_size = max_size
+        self.received = 0
+        self.closed = False
+        self.error = None
+        self.extension: str | None = None
+        self.trailers: wire.Headers = {}
+        self._left = 0
+        self._put_back = b""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.rfile!r})"
+
+    def readinto(self, buffer: Any) -> int:
+        """Read at least one byte into `buffer`, unless at the end (0)."""
+        view = memoryview(buffer).cast("B")
+        if self.closed or not view:
+            return 0
+        if self._put_back:
+            count = min(len(view), len(self._put_back))
+            view[:count] = self._put_back[:count]
+            self._put_back = self._put_back[count:]
+            return count
+        if self._left == 0 and not self._start_chunk():
+            return 0
+        return self._read_data(view)
+
+    def readchunk(self) -> Chunk:
+        """Read the next chunk whole: ``(extension, data)``, data ``b''`` at the end.
+
+        `extension` is the `str` after the first ``;`` of the chunk's line, or None.
+        What `read(size)` left of a chunk is returned as that chunk.
+        """
+        if self._put_back:
+            data, self._put_back = self._put_back, b""
+            return self.extension, data
+        if self.closed or (self._left == 0 and not self._start_chunk()):
+            extension, self.extension = self.extension, None
+            return extension, b""
+        whole = bytearray(self._left)
+        view = memoryview(whole)
+        while view:
+            view = view[self._read_data(view) :]
+        return self.extension, bytes(whole)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield every chunk as ``(extension, data)``, the last, empty one included."""
+        if self.closed:
+            raise BodyClosedError(f"this body was read to its end: {self!r}")
+        while True:
+            chunk = self.readchunk()
+            yield chunk
+            if not chunk[1]:
+                return
+
+    def _read_data(self, view: memoryview) -> int:
+        count = self._fill(view[: self._left])
+        self.received += count
+        self._left -= count
+        if self._left == 0 and (end := self._readline(2)) != b"\r\n":
+            raise self._break(
+                ParseError(f"expected CRLF after a chunk's data, got {shown(end)}")
+            )
+        return count
+
+    def _start_chunk(self) -> bool:
+        """Read a chunk's first line; after the last one the trailers too (False)."""
+        line = self._readline(MAX_CHUNK_LINE_SIZE)
+        if line[-2:] != b"\r\n":
+            raise self._break(
+                ParseError(
+                    f"expected a chunk's line ending with CRLF, got {shown(line)}"
+                )
+            )
+        try:
+            self._left, self.extension = wire.parse_chunk_head(line[:-2])
+            if self.received + self._left > self.max_size:
+                raise ContentTooLargeError(
+                    f"expected a body of at most {self.max_size} bytes, got more"
+                )
+            if self._left:
+                return True
+            self.trailers = wire.parse_trailers(self._read_trailers())
+        except DeguError as error:
+            raise self._break(error) from None
+        self.closed = True
+        return False
+
+    def _read_trailers(self) -> bytes:
+        lines: list[bytes] = []
+        room = MAX_TRAILERS_SIZE + 2
+        while (line := self._readline(room)) != b"\r\n":
+            if line[-2:] != b"\r\n":
+                raise ParseError(
+                    f"expected trailers ending with CRLF, got {shown(line)}"
+                )
+            lines.append(line)
+            room -= len(line)
+        return b"".join(lines)[:-2]
+
+    def _readline(self, size: int) -> bytes:
+        cause = None
+        line = b""
+        try:
+            line = self.rfile.readline(size)
+        except SlowPeerError as error:
+            raise self._break(error) from error.__cause__
+        except PeerError as error:
+            cause = error
+        if not line.endswith(b"\n") and len(line) < size:
+            raise self._break(self._short()) from cause
+        return line
+
+    def _short(self) -> UnderFlowError:
+        return UnderFlowError(self.received, None)
+
+    def _unread(self, data: bytes) -> None:
+        self._put_back = data
+
+
+# --- bodies that go out ------------------------------------------------------
+
+
+class _OutputBody:
+    """What the output bodies share: they can be written once."""
+
+    __slots__ = ("closed",)
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def _use(self) -> None:
+        if self.closed:
+            raise BodyClosedError(f"this body was sent before: {self!r}")
+        self.closed = True
+
+
+def _check_length(value: Any, *, optional: bool = False) -> Any:
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"content_length: expected an int, got {shown(value)}")
+    if not 0 <= value <= MAX_BODY_SIZE:
+        raise ValueError(f"content_length: expected 0 to {MAX_BODY_SIZE}, got {value}")
+    return value
+
+
+def _check_piece(piece: Any) -> BytesLike:
+    if isinstance(piece, bytes | bytearray):
+        return piece
+    if isinstance(piece, memoryview):
+        return piece.cast("B")
+    raise TypeError(f"a body's source: expected bytes, got {shown(piece)}")
+
+
+class Output(_OutputBody):
+    """A body of known length to be sent: `source` yields its bytes in pieces.
+
+    `source` is an iterable of bytes-like objects, or an `Input`. Writing raises
+    `OverFlowError` or `UnderFlowError` where it yields more or fewer than
+    `content_length` bytes, and `BodyClosedError` the second time.
+    """
+
+    __slots__ = ("content_length", "source")
+
+    def __init__(
+        self, source: Iterable[BytesLike] | Input, content_length: int
+    ) -> None:
+        super().__init__()
+        if not isinstance(source, Iterable) or isinstance(source, str | bytes):
+            raise TypeError(
+                f"source: expected an iterable of bytes, got {shown(source)}"
+            )
+        self.source = source
+        self.content_length: int = _check_length(content_length)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.source!r}, {self.content_length})"
+
+    def __iter__(self) -> Iterator[BytesLike]:
+        self._use()
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[BytesLike]:
+        total = 0
+        for piece in self.source:
+            piece = _check_piece(piece)
+            total += len(piece)
+            if total > self.content_length:
+                raise OverFlowError(total, self.content_length)
+            yield piece
+        if total < self.content_length:
+            raise UnderFlowError(total, self.content_length)
+
+    def write_to(self, file: WriteFile) -> int:
+        """Write the body to a binary file object; returns the number of bytes."""
+        source = self.source
+        if isinstance(source, Input) and source.remaining == self.content_length:
+            self._use()
+            return source.write_to(file) if not source.closed else 0
+        for piece in self:
+            _write_all(file, memoryview(piece))
+        return self.content_length
+
+
+class ChunkedOutput(_OutputBody):
+    """A body to be sent in the chunked transfer coding (RFC 9112 §7.1).
+
+    `source` is a `ChunkedInput`, or an iterable of bytes-like objects or of
+    ``(extension, data)``. Each item is one chunk (split where it is too large);
+    an empty one is the last, and one after that a `ChunkError`. A last chunk is
+    added where `source` gives none. `trailers` is a `dict` sent after it.
+    """
+
+    __slots__ = ("source", "trailers")
+
+    def __init__(
+        self,
+        source: Iterable[BytesLike | Chunk] | ChunkedInput | Input,
+        trailers: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(source, Iterable) or isinstance(source, str | bytes):
+            raise TypeError(
+                f"source: expected an iterable of bytes, got {shown(source)}"
+            )
+        self.source = source
+        self.trailers = trailers
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.source!r})"
+
+    def __iter__(self) -> Iterator[Chunk]:
+        self._use()
+        return self._chunks()
+
+    def _chunks(self) -> Iterator[Chunk]:
+        source = self.source
+        ended = False
+        for item in source.chunks() if isinstance(source, ChunkedInput) else source:
+            extension, data = item if isinstance(item, tuple) else (None, item)
+            data = _check_piece(data)
+            if ended:
+                raise ChunkError(f"expected no chunk after the last, got {shown(item)}")
+            ended = not data
+            for start in range(0, len(data) or 1, MAX_CHUNK_SIZE):
+                yield extension, data[start : start + MAX_CHUNK_SIZE]
+        if not ended:
+            yield None, b""
+
+    def write_to(self, file: WriteFile) -> int:
+        """Write the chunks to a binary file object; returns the bytes of data."""
+        total = 0
+        last = b""
+        for extension, data in self:
+            head = wire.format_chunk_head(len(data), extension)
+            if not data:
+                last = head
+                continue
+            if len(data) <= JOIN_SIZE:
+                file.write(b"".join((head, b"\r\n", data, b"\r\n")))
+            else:
+                file.write(head + b"\r\n")
+                _write_all(file, memoryview(data))
+                file.write(b"\r\n")
+            total += len(data)
+        trailers = self.trailers
+        if trailers is None:
+            trailers = getattr(self.source, "trailers", None)
+        section = wire.format_trailers(trailers) + b"\r\n" if trailers else b""
+        file.write(b"".join((last, b"\r\n", section, b"\r\n")))
+        return total
+
+
+class FileOutput(_OutputBody):
+    """A file to be sent, from its position on; closed afterwards.
+
+    `fp` is a file opened for reading bytes; `content_length` the number of bytes, by
+    default all that follow. Writing raises `UnderFlowError` where the file is
+    shorter. On a plain socket the kernel copies (``sendfile``).
+    """
+
+    __slots__ = ("content_length", "fp")
+
+    def __init__(self, fp: Any, content_length: int | None = None) -> None:
+        super().__init__()
+        if not hasattr(fp, "readinto"):
+            raise TypeError(f"fp: expected a file opened with 'rb', got {shown(fp)}")
+        if content_length is None:
+            content_length = max(0, os.fstat(fp.fileno()).st_size - fp.tell())
+        self.fp = fp
+        self.content_length: int = _check_length(content_length)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.fp!r}, {self.content_length})"
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._use()
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[bytes]:
+        left = self.content_length
+        with self.fp:
+            while left and (piece := self.fp.read(min(left, COPY_SIZE))):
+                left -= len(piece)
+                yield piece
+        if left:
+            raise UnderFlowError(self.content_length - left, self.content_length)
+
+    def write_to(self, file: WriteFile) -> int:
+        """Write the file's bytes to a binary file object; returns their number."""
+        self._use()
+        with self.fp:
+            if isinstance(file, Stream):
+                size = file.sendfile(self.fp, self.content_length)
+            else:
+                size = _copy(self.fp, file, self.content_length)
+        if size < self.content_length:
+            raise UnderFlowError(size, self.content_length)
+        return size
+
+
+OutputBody = Output | ChunkedOutput | FileOutput
+InputBody = Input | ChunkedInput
+Body = BytesLike | OutputBody | InputBody | None
+
+
+# --- the verbs ---------------------------------------------------------------
+
+
+def build_uri(path: Sequence[str], query: str | None) -> str:
+    """The request-target of `path` and `query`; the inverse of `wire.parse_target`.
+
+    ``([], None)`` is ``/``, ``(['foo', ''], 'k=v')`` is ``/foo/?k=v``.
+    """
+    uri = "/" + "/".join(path)
+    return uri if query is None else f"{uri}?{query}"
+
+
+def make_output_from_input(body: InputBody | None) -> OutputBody | None:
+    """An output body that sends on what an input body receives; None for None.
+
+    Raises `TypeError` for anything else.
+    """
+    if body is None:
+        return None
+    if isinstance(body, ChunkedInput):
+        return ChunkedOutput(body)
+    if isinstance(body, Input):
+        if body.content_length is None:
+            return ChunkedOutput(body)
+        return Output(body, body.content_length)
+    raise TypeError(f"body: expected None, Input or ChunkedInput, got {shown(body)}")
+
+
+def make_input(
+    stream: Stream,
+    headers: wire.Headers,
+    method: str,
+    status: int | None,
+    max_body_size: int,
+) -> InputBody | None:
+    """The body that follows a head which was just read, or None (RFC 9112 §6.3).
+
+    `status` is None for a request. A length of zero is no body: then
+    ``content-length`` is taken out of `headers`. Raises `ContentTooLargeError`.
+    """
+    framing = wire.body_framing(headers, method, status)
+    if framing is None:
+        if headers.get("content-length") == 0 and method != "HEAD" and status != 304:
+            del headers["content-length"]
+        return None
+    if framing is CHUNKED:
+        return ChunkedInput(stream, max_body_size)
+    if framing is UNTIL_CLOSE:
+        return Input(stream, None)
+    assert isinstance(framing, int)
+    if framing > max_body_size:
+        raise ContentTooLargeError(
+            f"expected a body of at most {max_body_size} bytes, got {framing}"
+        )
+    return Input(stream, framing)
+
+
+def complete_headers(
+    headers: Mapping[str, Any], body: Body, method: str, status: int | None = None
+) -> Mapping[str, Any]:
+    """`headers` with the framing field that `body` needs; never changed in place.
+
+    Raises `AppError` where they contradict the body, the method or the status.
+    """
+    length = _output_length(body)
+    if not isinstance(headers, Mapping):
+        raise AppError(f"headers: expected a dict, got {shown(headers)}")
+    if length is CHUNKED:
+        if "transfer-encoding" not in headers:
+            headers = {**headers, "transfer-encoding": CHUNKED}
+    elif "content-length" not in headers:
+        if length or _says_zero(method, status):
+            headers = {**headers, "content-length": length or 0}
+    elif (
+        status is not None
+        and (status < 200 or status == 204)
+        and headers["content-length"] == 0
+    ):  # RFC 9110 §8.6: not even a zero
+        headers = {k: v for k, v in headers.items() if k != "content-length"}
+    try:
+        framing = wire.body_framing(headers, method, status)
+    except ParseError as error:
+        raise AppError(f"headers: {error}") from None
+    if framing != (length or None):
+        raise AppError(
+            f"headers: they frame a body of {framing or 0}, the body has "
+            f"{length or 0} (method {method}, status {status})"
+        )
+    return headers
+
+
+def _says_zero(method: str, status: int | None) -> bool:
+    """Whether a message without a body says so with a length (RFC 9110 §8.6)."""
+    if status is None:
+        return method in wire.CONTENT_METHODS
+    return method != "HEAD" and status >= 200 and status not in (204, 304)
+
+
+def _output_length(body: Body) -> int | str | None:
+    if body is None or isinstance(body, bytes | bytearray):
+        return None if body is None else len(body)
+    if isinstance(body, Output | FileOutput):
+        return body.content_length
+    if isinstance(body, ChunkedOutput | ChunkedInput):
+        return CHUNKED
+    if isinstance(body, Input):
+        return CHUNKED if body.content_length is None else body.content_length
+    if isinstance(body, memoryview):
+        return body.nbytes
+    raise AppError(
+        "body: expected None, bytes, Output, ChunkedOutput, FileOutput, Input or "
+        f"ChunkedInput, got {shown(body)}"
+    )
+
+
+def write_message(stream: Stream, head: bytes, body: Body) -> None:
+    """Write a whole message: a small body leaves in one call with its head."""
+    if body is None:
+        stream.send(head + b"\r\n\r\n")
+    elif isinstance(body, bytes | bytearray) and len(body) <= JOIN_SIZE:
+        stream.send(b"".join((head, b"\r\n\r\n", body)))
+    else:
+        stream.write(head + b"\r\n\r\n")
+        if isinstance(body, bytes | bytearray | memoryview):
+            stream.write(memoryview(body).cast("B"))
+        elif isinstance(body, Input | ChunkedInput):
+            output = make_output_from_input(body)
+            assert output is not None
+            output.write_to(stream)
+        else:
+            body.write_to(stream)

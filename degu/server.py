@@ -1,0 +1,622 @@
+"""The server: listen, a thread for each connection, read -> app -> write.
+
+One request goes through three functions: `_Handler.run` (a connection), `_Handler.
+handle` (a request), the app. Everything a peer can do wrong is raised by the layers
+below as an error that knows its status, and answered in one place, `_Handler.answer`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from degu.address import Address, identify_socket, listen, unlink_socket
+from degu.base import (
+    ChunkedInput,
+    FileOutput,
+    Input,
+    Stream,
+    complete_headers,
+    make_input,
+    wire,
+    write_message,
+)
+from degu.door import Door
+from degu.errors import AppError, DeguError, ProtocolError, TLSError, shown
+from degu.limits import (
+    ACCEPT_BACKOFF,
+    EVICTION_AGE,
+    GRACE_AGE,
+    LINGER_TIMEOUT,
+    MAX_REFUSALS,
+    SERVER_OPTIONS,
+    check_options,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["SSLServer", "Server"]
+
+log = logging.getLogger(__name__)
+
+App = Callable[[dict[str, Any]], Any]
+
+_HOPELESS = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
+"""What accept() says when the listening socket was closed, and always will say."""
+
+
+class Server:
+    """An HTTP/1.1 server on one listening socket, with a thread a connection.
+
+    `address` is a 4-tuple (IPv6), a 2-tuple (IPv4), a `str` (path of a Unix socket),
+    `bytes` (Linux abstract name) or a listening `socket.socket`; `app` a callable by
+    the RGI: ``app(request) -> (status, reason, headers, body)``. The `options` and
+    their defaults are listed in :mod:`degu.limits`.
+
+    Raises `TypeError` or `ValueError` for a bad argument, `OSError` where the address
+    can't be bound. It listens from then on; nothing is served before
+    `serve_forever`, `handle_request` or `running`.
+    """
+
+    scheme = "http"
+
+    def __init__(
+        self, address: Address | socket.socket, app: App, **options: Any
+    ) -> None:
+        if not callable(app):
+            raise TypeError(f"app: expected a callable, got {shown(app)}")
+        on_connect = getattr(app, "on_connect", None)
+        if on_connect is not None and not callable(on_connect):
+            raise TypeError(
+                f"app.on_connect: expected a callable, got {shown(on_connect)}"
+            )
+        self.options = check_options(options, SERVER_OPTIONS)
+        self.app = app
+        self.methods = frozenset(self.options["methods"] or wire.METHODS)
+        self.door = Door(self.scheme, self.options)
+        self.stopping = False
+        self._handlers: dict[_Handler, float] = {}
+        self._lock = threading.Lock()
+        self._refusals = threading.BoundedSemaphore(MAX_REFUSALS)
+        self._stopped = threading.Event()
+        self._stopped.set()
+        self._path: tuple[str, tuple[int, int] | None] | None = None
+        if isinstance(address, socket.socket):
+            self.sock = _check_listening(address)
+        else:
+            self.sock = listen(
+                address,
+                backlog=self.options["backlog"],
+                mode=self.options["socket_mode"],
+            )
+            if isinstance(address, str):
+                self._path = (address, identify_socket(address))
+        self.sock.setblocking(False)
+        self.address: Address = self.sock.getsockname()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r}, {self.app!r})"
+
+    def __del__(self) -> None:
+        if hasattr(self, "_wake_writer"):
+            self.close()
+
+    def fileno(self) -> int:
+        """The descriptor to wait on for `handle_request`, in any event loop."""
+        return self.sock.fileno()
+
+    # --- accepting
+
+    def serve_forever(self) -> None:
+        """Accept and serve until `shutdown()` is called or Ctrl-C is pressed.
+
+        The listening socket is closed afterwards. No error of accept ends the loop.
+        """
+        self._stopped.clear()
+        poll = _Waiter(self.sock, self._wake_reader)
+        try:
+            while not self.stopping:
+                if poll.wait(None):
+                    self._accept_ready()
+        except KeyboardInterrupt:
+            log.info("%s: interrupted", self.address)
+        finally:
+            self.stopping = True
+            self._close_listener()
+            self._stopped.set()
+
+    def handle_request(self) -> None:
+        """Accept one connection, serve one request on it, and close it.
+
+        Waits for a connection where there is none. For event loops that watch
+        `fileno()`; the time it may take is bounded by the timeouts.
+        """
+        waiter = _Waiter(self.sock, self._wake_reader)
+        while not self.stopping:
+            if waiter.wait(None) and (accepted := self._accept()) is not None:
+                handler = _Handler(self, *accepted)
+                handler.last = True
+                with self._lock:
+                    self._handlers[handler] = monotonic()
+                handler.run()
+                return
+
+    def _accept_ready(self) -> None:
+        accepted = self._accept()
+        if accepted is not None:
+            sock, peer = accepted
+            handler = _Handler(self, sock, peer)
+            if self._admit(handler):
+                self._start(handler.run, sock, handler)
+            elif self._refusals.acquire(blocking=False):
+                self._start(handler.refuse, sock, handler)
+            else:
+                sock.close()
+
+    def _accept(self) -> tuple[socket.socket, Any] | None:
+        try:
+            return self.sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return None  # somebody else took it, or it went away again
+        except OSError as error:
+            if error.errno in _HOPELESS:
+                self.stopping = True
+                return None
+            log.error("%s: accept failed, resting: %s", self.address, error)
+            self._rest()
+            return None
+
+    def _start(self, run: Callable[[], None], sock: Any, handler: _Handler) -> None:
+        thread = threading.Thread(target=run, name=f"degu {handler.peer}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.error("%s: no thread for a connection: %s", self.address, error)
+            self._forget(handler)
+            sock.close()
+            if run == handler.refuse:
+                self._refusals.release()
+            self._rest()
+
+    def _rest(self) -> None:
+        """Give descriptors or threads time to come back, yet hear a shutdown."""
+        _Waiter(None, self._wake_reader).wait(ACCEPT_BACKOFF)
+
+    # --- room for connections
+
+    def _admit(self, handler: _Handler) -> bool:
+        """Take a place for a new connection, if need be one from a slow beginner."""
+        per_address = self.options["max_connections_per_address"]
+        with self._lock:
+            if per_address is not None and handler.host is not None:
+                same = sum(one.host == handler.host for one in self._handlers)
+                if same >= per_address:
+                    return False
+            if len(self._handlers) >= self.options["max_connections"]:
+                slow = self._find_slow()
+                if slow is None:
+                    return False
+                del self._handlers[slow]
+                slow.interrupt(socket.SHUT_RDWR)
+            self._handlers[handler] = monotonic()
+            return True
+
+    def _find_slow(self) -> _Handler | None:
+        """The oldest connection that never completed the head of a request."""
+        now = monotonic()
+        for handler, accepted in self._handlers.items():
+            if not handler.begun and now - accepted >= EVICTION_AGE:
+                return handler
+        return None
+
+    def _forget(self, handler: _Handler) -> None:
+        with self._lock:
+            self._handlers.pop(handler, None)
+
+    # --- stopping
+
+    def shutdown(self, grace: float = 5.0) -> bool:
+        """Stop: no new connections at once, idle ones closed, answers finished.
+
+        Requests in flight have `grace` seconds; then their connections are closed
+        too. Returns whether all of them ended by themselves. May be called from any
+        thread, and more than once. Raises `ValueError` for a grace below zero.
+        """
+        if isinstance(grace, bool) or not isinstance(grace, int | float):
+            raise TypeError(f"grace: expected a number of seconds, got {shown(grace)}")
+        if not grace >= 0:
+            raise ValueError(f"grace: expected seconds from 0, got {grace!r}")
+        self.stopping = True
+        deadline = monotonic() + grace
+        self._wake()
+        self._stopped.wait(grace + ACCEPT_BACKOFF)
+        self._close_listener()
+        clean = self._drain(deadline)
+        with self._lock:
+            left = list(self._handlers)
+        for handler in left:
+            handler.interrupt(socket.SHUT_RDWR)
+        return clean
+
+    def _drain(self, deadline: float) -> bool:
+        """Wait for the connections to end; the idle ones are told to."""
+        pause = 0.0005
+        while True:
+            now = monotonic()
+            with self._lock:
+                handlers = dict(self._handlers)
+            for handler, accepted in handlers.items():
+                # The request of a connection just made may be on its way.
+                if not handler.busy and (handler.begun or now > accepted + GRACE_AGE):
+                    handler.interrupt(socket.SHUT_RD)
+            if not handlers:
+                return True
+            left = deadline - now
+            if left <= 0:
+                return False
+            threading.Event().wait(min(pause, left))
+            pause = min(pause * 2, 0.02)
+
+    @contextmanager
+    def running(self, grace: float = 5.0) -> Iterator[Server]:
+        """Serve from a background thread inside a ``with``; `shutdown(grace)` after."""
+        thread = threading.Thread(target=self.serve_forever, name="degu", daemon=True)
+        self._stopped.clear()
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.shutdown(grace)
+            thread.join()
+            self.close()
+
+    def close(self) -> None:
+        """Release the sockets; connections that are being served go on."""
+        self._close_listener()
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _close_listener(self) -> None:
+        self.sock.close()
+        path, self._path = self._path, None
+        if path is not None:
+            unlink_socket(*path)
+
+    def _wake(self) -> None:
+        with suppress(OSError):
+            self._wake_writer.send(b"\0")
+
+    # --- what TLS changes
+
+    def _wrap(self, sock: socket.socket) -> socket.socket:
+        """The socket to speak HTTP on."""
+        return sock
+
+    def _handshake(self, sock: Any, timeout: float) -> None:
+        """What has to be agreed on before HTTP is spoken."""
+
+    def _describe(self, sock: Any) -> dict[str, Any]:
+        """The keys of a request that are the same for a whole connection."""
+        return {
+            "ssl_cipher": None,
+            "ssl_peercert": None,
+            "credentials": _peer_credentials(sock),
+        }
+
+
+class SSLServer(Server):
+    """A `Server` over TLS; `sslctx` is an `ssl.SSLContext` or an sslconfig dict.
+
+    Clients have to show a certificate of the CA, unless the sslconfig says
+    ``allow_unauthenticated_clients: True``.
+    """
+
+    scheme = "https"
+
+    def __init__(
+        self,
+        sslctx: ssl.SSLContext | dict[str, Any],
+        address: Address | socket.socket,
+        app: App,
+        **options: Any,
+    ) -> None:
+        from degu import tls
+
+        self._tls = tls
+        self.sslctx = tls.make_server_sslctx(sslctx)
+        super().__init__(address, app, **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sslctx!r}, {self.address!r}, {self.app!r})"
+
+    def _wrap(self, sock: socket.socket) -> socket.socket:
+        return self._tls.wrap_server(self.sslctx, sock)
+
+    def _handshake(self, sock: Any, timeout: float) -> None:
+        try:
+            self._tls.handshake(sock, timeout)
+        except TLSError as error:
+            if self._tls.is_plain_http(error.__cause__):
+                # A client that forgot the "https" should be able to read why.
+                self._tls.write_under_tls(sock, _bare(400, "Bad Request"))
+            raise
+
+    def _describe(self, sock: Any) -> dict[str, Any]:
+        cipher, peercert = self._tls.peer_info(sock)
+        return {
+            "ssl_cipher": cipher,
+            "ssl_peercert": peercert,
+            "credentials": _peer_credentials(sock),
+        }
+
+
+class _Handler:
+    """One accepted connection: its requests in turn, from accept to close."""
+
+    __slots__ = (
+        "begun",
+        "busy",
+        "count",
+        "environ",
+        "host",
+        "last",
+        "peer",
+        "server",
+        "sock",
+        "stream",
+    )
+
+    def __init__(self, server: Server, sock: socket.socket, peer: Any) -> None:
+        self.server = server
+        self.sock = sock
+        self.peer = peer
+        self.host: str | None = peer[0] if isinstance(peer, tuple) else None
+        self.begun = False  # the head of a request was complete
+        self.busy = False  # a request is being answered
+        self.last = False  # no further request after this one
+        self.count = 0
+        self.environ: dict[str, Any] = {}
+        self.stream: Stream
+
+    def interrupt(self, how: int) -> None:
+        """Wake the thread that waits for this peer, from another thread."""
+        with suppress(OSError):
+            socket.socket.shutdown(self.sock, how)
+
+    def run(self) -> None:
+        """Serve the connection; nothing gets out of here."""
+        why = "internal error"
+        try:
+            why = self.serve()
+        except (DeguError, OSError) as error:
+            why = str(error)
+        except Exception:
+            log.exception("%s: error in the server", self.peer)
+        finally:
+            self.sock.close()
+            self.server._forget(self)
+            log.info("%s: closed after %d requests: %s", self.peer, self.count, why)
+
+    def refuse(self) -> None:
+        """Tell one peer too many that there is no room (RFC 9110 §15.6.4)."""
+        try:
+            self.open(LINGER_TIMEOUT)
+            self.stream.send(_bare(503, "Service Unavailable"))
+            self.stream.linger()
+        except (DeguError, OSError):
+            pass  # it did not want to know
+        finally:
+            self.sock.close()
+            self.server._refusals.release()
+            log.warning("%s: refused, the server is full", self.peer)
+
+    def open(self, handshake_timeout: float) -> None:
+        """Make the stream to speak HTTP on."""
+        if isinstance(self.peer, tuple):
+            # Without it TLS 1.3 loses 40 ms on every connection.
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = self.server._wrap(self.sock)
+        self.server._handshake(self.sock, handshake_timeout)
+        options = self.server.options
+        self.stream = Stream(
+            self.sock,
+            timeout=options["timeout"],
+            head_timeout=options["head_timeout"],
+            min_rate=options["min_rate"],
+        )
+
+    def serve(self) -> str:
+        """Handle requests until either side has enough; returns why that was."""
+        server, options = self.server, self.server.options
+        self.open(options["handshake_timeout"])
+        session: dict[str, Any] = {}
+        self.environ = {
+            "client": self.peer,
+            "server": server.address,
+            "scheme": server.scheme,
+            "session": session,
+            **server._describe(self.sock),
+        }
+        on_connect = getattr(server.app, "on_connect", None)
+        if on_connect is not None and self.greet(on_connect, session) is not True:
+            return "refused by on_connect"
+        wait = options["head_timeout"]
+        while self.handle(wait):
+            wait = options["timeout"]
+        self.stream.close()
+        return str(self.stream.error or "done")
+
+    def greet(self, on_connect: Callable[..., Any], session: dict[str, Any]) -> Any:
+        try:
+            return on_connect(session, self.sock)
+        except Exception:
+            log.exception("%s: on_connect failed", self.peer)
+            return False
+
+    def handle(self, wait: float) -> bool:
+        """Read one request, call the app, write its response; whether to go on."""
+        server, stream = self.server, self.stream
+        body: Input | ChunkedInput | None = None
+        try:
+            head = stream.read_head(wait, request=True)
+            self.begun = self.busy = True
+            request = wire.parse_request(head, server.methods, server.scheme)
+            method, headers = request["method"], request["headers"]
+            # Inline, as nearly every request is of a host that was seen before.
+            if (
+                headers["host"] not in server.door.admitted
+                or "origin" in headers
+                or "sec-fetch-site" in headers
+            ):
+                server.door.check(headers)
+            body = make_input(
+                stream, headers, method, None, server.options["max_body_size"]
+            )
+            if "connection" in headers and wire.says_close(headers):
+                self.last = True
+            if body is not None and "expect" in headers:
+                stream.interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+        except DeguError as error:
+            return self.answer(error)
+        request = {**self.environ, **request, "body": body}
+        try:
+            response = server.app(request)
+        except Exception as error:
+            return self.fail(error, body)
+        return self.respond(response, method, body)
+
+    def respond(
+        self, response: Any, method: str, body: Input | ChunkedInput | None
+    ) -> bool:
+        """Write what the app returned; whether the connection can go on."""
+        stream = self.stream
+        try:
+            head, output = self.make_head(response, method, body)
+        except Exception as error:
+            return self.fail(error, body)
+        try:
+            if stream.interim and not (output is None or isinstance(output, bytes)):
+                stream.send(stream.interim)  # this response may need the body
+            stream.start_write()
+            write_message(stream, head, output)
+        except Exception as error:
+            return self.break_off(error)
+        self.count += 1
+        self.busy = False
+        if self.last or (body is not None and not body.closed):
+            stream.linger()
+            return False
+        return True
+
+    def make_head(
+        self, response: Any, method: str, body: Input | ChunkedInput | None
+    ) -> tuple[bytes, Any]:
+        """The head and the body to be sent for what the app returned."""
+        if not isinstance(response, tuple) or len(response) != 4:
+            raise AppError(
+                "response: expected a tuple (status, reason, headers, body), "
+                f"got {shown(response)}"
+            )
+        status, reason, headers, output = response
+        wire.check_status(status)
+        headers = complete_headers(headers, output, method, status)
+        if (
+            (body is not None and not body.closed and type(output) in _WHOLE)
+            or status < 200
+            or self.server.stopping
+            or self.count + 1 >= self.server.options["max_requests"]
+            or ("connection" in headers and wire.says_close(headers))
+        ):
+            self.last = True
+        if self.last and status >= 200 and "connection" not in headers:
+            headers = {**headers, "connection": "close"}
+        return wire.format_response(status, reason, headers), output
+
+    def answer(self, error: BaseException) -> bool:
+        """Tell the peer what it did wrong, by a status alone; then it is over."""
+        self.stream.error = error
+        if isinstance(error, ProtocolError):
+            with suppress(DeguError):
+                self.stream.send(_bare(error.status, error.reason))
+            self.stream.linger()
+        return False
+
+    def fail(self, error: Exception, body: Input | ChunkedInput | None) -> bool:
+        """Answer for an app that raised, or returned what can't be sent."""
+        if error is self.stream.error or (body is not None and error is body.error):
+            return self.answer(error)
+        log.error("%s: the app failed", self.peer, exc_info=error)
+        with suppress(DeguError):
+            self.stream.send(_bare(500, "Internal Server Error"))
+        self.stream.linger()
+        return False
+
+    def break_off(self, error: Exception) -> bool:
+        """End a response that can't be completed, so that the peer notices."""
+        if error is not self.stream.error:
+            log.error("%s: a response broke off", self.peer, exc_info=error)
+            self.stream.error = error
+        return False
+
+
+_WHOLE = (type(None), bytes, bytearray, memoryview, FileOutput)
+"""Bodies of responses that can't need the rest of the request's body."""
+
+
+def _bare(status: int, reason: str) -> bytes:
+    """A whole response that says nothing but its status."""
+    return b"HTTP/1.1 %d %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % (
+        status,
+        reason.encode("ascii"),
+    )
+
+
+def _check_listening(sock: socket.socket) -> socket.socket:
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        raise ValueError(f"address: expected a listening socket, got {shown(sock)}")
+    return sock
+
+
+def _peer_credentials(sock: socket.socket) -> tuple[int, int, int] | None:
+    """(pid, uid, gid) of the process at the other end of a Unix socket (Linux)."""
+    if sys.platform != "linux" or sock.family != socket.AF_UNIX:
+        return None
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, gid = struct.unpack("3i", data)
+    return pid, uid, gid
+
+
+class _Waiter:
+    """Wait for a listening socket, or for the word to stop."""
+
+    def __init__(self, sock: socket.socket | None, wake: socket.socket) -> None:
+        self._sock = sock
+        self._wake = wake
+        self._poll = select.poll() if hasattr(select, "poll") else None
+        if self._poll is not None:
+            for one in (sock, wake):
+                if one is not None:
+                    self._poll.register(one, select.POLLIN)
+
+    def wait(self, seconds: float | None) -> bool:
+        """Whether the listening socket is ready; False once it is time to stop."""
+        if self._poll is None:
+            every = [one for one in (self._sock, self._wake) if one is not None]
+            ready = [one.fileno() for one in select.select(every, [], [], seconds)[0]]
+        else:
+            millis = None if seconds is None else seconds * 1000
+            ready = [fd for fd, _ in self._poll.poll(millis)]
+        return bool(ready) and self._wake.fileno() not in ready
