@@ -32,6 +32,7 @@ __all__ = [
     "identify_socket",
     "listen",
     "unlink_socket",
+    "unlink_stale",
 ]
 
 Address = tuple[str, int, int, int] | tuple[str, int] | str | bytes
@@ -81,7 +82,7 @@ def check_address(address: object) -> None:
     else:
         raise TypeError(
             "address: expected a 4-tuple, a 2-tuple, a str or a bytes, "
-            f"got a {type(address).__name__}: {shown(address)}"
+            f"got {type(address).__name__}: {shown(address)}"
         )
 
 
@@ -118,7 +119,7 @@ def _check_host(address: tuple[object, ...]) -> str:
     host = address[0]
     if not isinstance(host, str):
         raise TypeError(
-            f"address[0]: expected a str, got a {type(host).__name__}: {shown(address)}"
+            f"address[0]: expected a str, got {type(host).__name__}: {shown(address)}"
         )
     if not host:
         raise ValueError(
@@ -138,7 +139,7 @@ def _check_number(
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(
             f"address[{index}]: the {name} has to be an int, "
-            f"got a {type(value).__name__}: {shown(address)}"
+            f"got {type(value).__name__}: {shown(address)}"
         )
     if not 0 <= value <= most:
         raise ValueError(
@@ -379,6 +380,18 @@ def unlink_socket(path: str, identity: Identity | None) -> bool:
     return True
 
 
+def unlink_stale(path: str) -> bool:
+    """Remove a socket file that no process listens on; whether there was one."""
+    try:
+        with _locked_folder(path):
+            if not _is_stale(path):
+                return False
+            os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
 # --- the client's end -------------------------------------------------------------
 
 
@@ -405,7 +418,10 @@ def connect(address: Address, timeout: float | None) -> socket.socket:
             sock.settimeout(timeout)
         except OSError as exc:
             sock.close()
-            error = exc
+            error = OSError(
+                exc.errno or errno.ETIMEDOUT,
+                f"{exc.strerror or exc}: cannot connect to address: {address!r}",
+            )
         except BaseException:
             sock.close()
             raise
@@ -443,7 +459,7 @@ def _connect_one(sock: socket.socket, target: Address, deadline: float | None) -
         if deadline is not None:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(errno.ETIMEDOUT, f"no connection to {target!r}")
+                raise TimeoutError(errno.ETIMEDOUT, "timed out")
             sock.settimeout(left)
         try:
             sock.connect(target)

@@ -31,6 +31,7 @@ from degu.errors import (
     DeguError,
     EmptyHeadError,
     HeadTimeoutError,
+    HeadTooLargeError,
     OverFlowError,
     ParseError,
     PeerError,
@@ -152,6 +153,11 @@ class Stream:
             sock.settimeout(None)
             self._set_kernel_timeout(socket.SO_SNDTIMEO, timeout)
         self._set_wait(timeout)
+
+    def __del__(self) -> None:
+        # A stream lives as long as its connection, or a body that came on it.
+        if hasattr(self, "error"):
+            self.close()
 
     def _set_kernel_timeout(self, option: int, seconds: float) -> None:
         micros = max(1, int(seconds * 1_000_000))
@@ -301,10 +307,10 @@ class Stream:
         return line
 
     def _before_wait(self) -> None:
+        self._set_wait(self.timeout)
         if self.interim:
             interim, self.interim = self.interim, b""
             self.write(interim)
-        self._set_wait(self.timeout)
 
     def _count(self, seconds: float, size: int) -> None:
         """Book a wait; raise where the peer is slower than `min_rate` allows."""
@@ -324,6 +330,8 @@ class Stream:
         try:
             if self._kernel:
                 self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                return False
+            if self.sock.pending():  # type: ignore[attr-defined]
                 return False
             if not _is_readable(self.sock):
                 return True
@@ -369,14 +377,16 @@ class Stream:
         self._waited = 0.0
         self._moved = 0
         self.interim = b""
+        if not self._kernel:  # there reading and writing share one timeout
+            self._set_wait(self.timeout)
 
     def sendfile(self, file: Any, size: int) -> int:
         """Write `size` bytes of an open file from its position; returns how many.
 
         The kernel copies where the socket is plain. Fewer where the file ends.
         """
-        if not self._kernel:
-            return _copy(file, self, size)
+        if not self._kernel or not isinstance(getattr(file, "raw", file), io.FileIO):
+            return _copy(file, self, size)  # what has a descriptor may still decode it
         try:
             offset, fileno = file.tell(), file.fileno()
         except (AttributeError, OSError):
@@ -385,7 +395,10 @@ class Stream:
         while left:
             started = monotonic()
             try:
-                sent = os.sendfile(self.sock.fileno(), fileno, offset, left)
+                # Not all at once: inside one call a slow peer would not be noticed.
+                sent = os.sendfile(
+                    self.sock.fileno(), fileno, offset, min(left, COPY_SIZE)
+                )
             except OSError as error:
                 raise self._fail(error) from error
             if sent == 0:
@@ -485,12 +498,16 @@ class _InputBody:
             raise self._break(error) from error.__cause__
         except PeerError as error:
             cause = error
-        if count == 0 and (short := self._short()) is not None:
-            raise self._break(short) from cause
+        if count == 0 and (cause is not None or not self._may_end()):
+            raise self._break(self._short()) from cause
         return count
 
-    def _short(self) -> UnderFlowError | None:
-        """The error of a peer that closed here; None where a body may end so."""
+    def _may_end(self) -> bool:
+        """Whether a peer that closes here completes the body (RFC 9112 §8)."""
+        return False
+
+    def _short(self) -> UnderFlowError:
+        """The error of a peer that went away too early."""
         raise NotImplementedError
 
     def read(self, size: int | None = None) -> bytes:
@@ -566,18 +583,25 @@ class Input(_InputBody):
     """A body of known length that came in (RFC 9112 §6.2), or one until close.
 
     `rfile` is a binary file object; `content_length` an `int` of bytes, or None where
-    the body ends with the connection. `remaining` counts down; `closed` is True when
-    nothing is left to read.
+    the body ends with the connection, after at most `max_size` bytes. `remaining`
+    counts down; `closed` is True when nothing is left to read.
     """
 
-    __slots__ = ("content_length", "remaining")
+    __slots__ = ("_received", "content_length", "max_size", "remaining")
 
     chunked = False
 
-    def __init__(self, rfile: ReadFile, content_length: int | None) -> None:
+    def __init__(
+        self,
+        rfile: ReadFile,
+        content_length: int | None,
+        max_size: int = MAX_BODY_SIZE,
+    ) -> None:
         self.rfile = rfile
         self.content_length = _check_length(content_length, optional=True)
+        self.max_size = max_size
         self.remaining = content_length
+        self._received = 0  # counted where nothing can be counted down
         self.closed = content_length == 0
         self.error = None
 
@@ -592,6 +616,9 @@ class Input(_InputBody):
         if self.remaining is None:
             count = self._fill(view)
             self.closed = count == 0
+            self._received += count
+            if self._received > self.max_size:
+                raise self._break(_too_large_body(self.max_size))
             return count
         count = self._fill(view[: self.remaining])
         self.remaining -= count
@@ -605,13 +632,21 @@ class Input(_InputBody):
             raise self._too_large()
         return self._read(self.remaining)
 
-    def _short(self) -> UnderFlowError | None:
+    def _may_end(self) -> bool:
+        return self.content_length is None
+
+    def _short(self) -> UnderFlowError:
         if self.content_length is None or self.remaining is None:
-            return None
+            return UnderFlowError(self._received, None)
         return UnderFlowError(self.content_length - self.remaining, self.content_length)
 
     def _unread(self, data: bytes) -> None:
+        self._received -= len(data)
         self.rfile = _Prefixed(data, self.rfile)
+
+
+def _too_large_body(most: int) -> ContentTooLargeError:
+    return ContentTooLargeError(f"expected a body of at most {most} bytes, got more")
 
 
 class _Prefixed:
@@ -649,7 +684,7 @@ class ChunkedInput(_InputBody):
         self.extension: str | None = None
         self.trailers: wire.Headers = {}
         self._left = 0
-        self._put_back = b""
+        self._put_back = memoryview(b"")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.rfile!r})"
@@ -675,8 +710,8 @@ class ChunkedInput(_InputBody):
         What `read(size)` left of a chunk is returned as that chunk.
         """
         if self._put_back:
-            data, self._put_back = self._put_back, b""
-            return self.extension, data
+            data, self._put_back = self._put_back, memoryview(b"")
+            return self.extension, bytes(data)
         if self.closed or (self._left == 0 and not self._start_chunk()):
             extension, self.extension = self.extension, None
             return extension, b""
@@ -718,9 +753,7 @@ class ChunkedInput(_InputBody):
         try:
             self._left, self.extension = wire.parse_chunk_head(line[:-2])
             if self.received + self._left > self.max_size:
-                raise ContentTooLargeError(
-                    f"expected a body of at most {self.max_size} bytes, got more"
-                )
+                raise _too_large_body(self.max_size)
             if self._left:
                 return True
             self.trailers = wire.parse_trailers(self._read_trailers())
@@ -731,8 +764,12 @@ class ChunkedInput(_InputBody):
 
     def _read_trailers(self) -> bytes:
         lines: list[bytes] = []
-        room = MAX_TRAILERS_SIZE + 2
+        room = MAX_TRAILERS_SIZE + 4  # two more line ends than the section counts
         while (line := self._readline(room)) != b"\r\n":
+            if len(line) >= room:
+                raise HeadTooLargeError(
+                    f"expected trailers of at most {MAX_TRAILERS_SIZE} bytes"
+                )
             if line[-2:] != b"\r\n":
                 raise ParseError(
                     f"expected trailers ending with CRLF, got {shown(line)}"
@@ -758,7 +795,7 @@ class ChunkedInput(_InputBody):
         return UnderFlowError(self.received, None)
 
     def _unread(self, data: bytes) -> None:
-        self._put_back = data
+        self._put_back = memoryview(data)  # so that a slice of it is no copy
 
 
 # --- bodies that go out ------------------------------------------------------
@@ -1016,7 +1053,7 @@ def make_input(
     if framing is CHUNKED:
         return ChunkedInput(stream, max_body_size)
     if framing is UNTIL_CLOSE:
-        return Input(stream, None)
+        return Input(stream, None, max_body_size)
     assert isinstance(framing, int)
     if framing > max_body_size:
         raise ContentTooLargeError(

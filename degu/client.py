@@ -119,12 +119,14 @@ class Connection(_Verbs):
         self._body: Input | ChunkedInput | None = None
         self._last = False
         self._open = True
+        # Before its first answer a TLS 1.3 server may say that it refuses us.
+        self._used = False
         self._stream = Stream(
             sock,
             timeout=options["timeout"],
             head_timeout=options["head_timeout"],
             min_rate=options["min_rate"],
-            on_abort=self.close,
+            on_abort=sock.close,  # not `self.close`: that would be a cycle
         )
 
     def __enter__(self) -> Connection:
@@ -132,10 +134,6 @@ class Connection(_Verbs):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_stream"):
-            self.close()
 
     @property
     def sock(self) -> socket.socket:
@@ -153,7 +151,7 @@ class Connection(_Verbs):
         if (
             self._open
             and not self.is_busy
-            and (self._last or not self._stream.is_quiet())
+            and (self._last or (self._used and not self._stream.is_quiet()))
         ):
             self.close()
         return not self._open
@@ -217,6 +215,7 @@ class Connection(_Verbs):
             # A server may answer and close before it has read the whole body.
             self._last = True
         status, reason, headers = self._read_final_head(method)
+        self._used = True
         self._body = make_input(
             stream, headers, method, status, self.options["max_body_size"]
         )

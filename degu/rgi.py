@@ -25,7 +25,7 @@ from degu.base import (
 )
 from degu.errors import AppError, DeguError, shown
 
-__all__ = ["App", "Request", "ResponseTuple", "Validator", "shift_path"]
+__all__ = ["App", "Request", "ResponseTuple", "Validator", "accepts", "shift_path"]
 
 
 class Request(TypedDict):
@@ -66,6 +66,40 @@ def shift_path(request: Request) -> str:
     name = request["path"].pop(0)
     request["script"].append(name)
     return name
+
+
+def accepts(request: Request, *kinds: str) -> str:
+    """The media type among `kinds` that the request's ``Accept`` likes best.
+
+    RFC 9110 §12.5.1, with quality values; the first of `kinds` where nothing fits,
+    and where several are equal.
+    """
+    best, best_quality = kinds[0], 0.0
+    for kind in kinds:
+        quality = _quality(request["headers"].get("accept", "*/*"), kind)
+        if quality > best_quality:
+            best, best_quality = kind, quality
+    return best
+
+
+def _quality(accept: str, kind: str) -> float:
+    """The quality of `kind`; the most specific range counts."""
+    found = (-1, 0.0)
+    for item in accept.split(","):
+        pattern, *parameters = [part.strip() for part in item.lower().split(";")]
+        exact = (kind, kind.partition("/")[0] + "/*", "*/*")
+        if pattern not in exact:
+            continue
+        quality = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip() == "q":
+                try:
+                    quality = min(1.0, max(0.0, float(value)))
+                except ValueError:
+                    quality = 0.0
+        found = max(found, (2 - exact.index(pattern), quality))
+    return found[1]
 
 
 _KEYS: Mapping[str, tuple[type, ...]] = {
@@ -118,6 +152,7 @@ class Validator:
         return bool(answer)
 
     def __call__(self, request: Any) -> ResponseTuple:
+        """Check the request, call the app, check what it did and returned."""
         _check_request(request)
         headers = dict(request["headers"])
         uri = request["uri"]
