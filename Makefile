@@ -1,0 +1,97 @@
+# Everything to be done with this tree. "make help" lists it. Only Python 3.11+ and
+# make are needed: each target makes the virtual environment it needs, once.
+
+VENV ?= .venv
+PYTHON ?=
+EXTRAS ?= dev
+FOLDER ?=
+TEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+CODE := $(wildcard degu demo_app bench tests doc/conf.py)
+DOCTESTED := degu $(wildcard README.rst doc)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: help demo test test-pure test-all lint types format doc doctest coverage \
+	bench bench-quick fuzz sanitize dist check clean distclean
+# Two pips in one environment would trip over each other.
+.NOTPARALLEL:
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: PYTHON=/path/to/python3 VENV=$(VENV) EXTRAS=$(EXTRAS) TEST_ARGS= FOLDER="
+
+demo: $(VENV)/installed.testing ## The main job, end to end; FOLDER=path serves yours
+	$(PY) -m demo_app --headless $(if $(FOLDER),"$(FOLDER)")
+
+test: $(VENV)/installed.$(EXTRAS) ## The whole suite; TEST_ARGS="-k chunked -x" narrows it
+	$(PY) -m pytest -n auto $(TEST_ARGS)
+
+test-pure: $(VENV)/installed.$(EXTRAS) ## The whole suite without the compiled twin
+	DEGU_PURE_PYTHON=1 $(PY) -m pytest -n auto $(TEST_ARGS)
+
+test-all: ## The whole suite on every CPython 3.11+ found here
+	MAKE="$(MAKE)" .ci/test-all
+
+lint: $(VENV)/installed.$(EXTRAS) ## Style and likely mistakes (ruff)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(VENV)/installed.$(EXTRAS) ## Types (mypy, strict)
+	$(PY) -m mypy $(CODE)
+
+format: $(VENV)/installed.$(EXTRAS) ## Lay out the code, and mend what ruff can mend
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+doc: $(VENV)/installed.$(EXTRAS) ## The documentation, to doc/_build/html
+	$(PY) -m sphinx -nW --keep-going -q -b html -d doc/_build/doctrees doc doc/_build/html
+
+doctest: $(VENV)/installed.$(EXTRAS) ## Every example in docstrings, README and doc/
+	$(PY) -m pytest --doctest-modules --doctest-glob='*.rst' --ignore-glob='*/doc/*.py' $(DOCTESTED)
+
+coverage: $(VENV)/installed.$(EXTRAS) ## Line and branch coverage, child processes included
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -n auto $(TEST_ARGS)
+	$(PY) -m coverage combine -q && $(PY) -m coverage report
+
+bench: $(VENV)/installed.$(EXTRAS) ## Speed and memory beside the peers (minutes)
+	$(PY) -m bench
+
+bench-quick: $(VENV)/installed.$(EXTRAS) ## The same in seconds, to see a change at once
+	$(PY) -m bench --quick
+
+fuzz: $(VENV)/installed.$(EXTRAS) ## Property tests with many more examples
+	$(PY) -m pytest -n auto -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(TEST_ARGS)
+
+sanitize: ## The compiled twin under AddressSanitizer and UBSan, in .venv-sanitize
+	CFLAGS="-O1 -g -fsanitize=address,undefined" DEGU_BUILD_EXTENSION=yes $(MAKE) .venv-sanitize/installed.$(EXTRAS) VENV=.venv-sanitize
+	LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+		.venv-sanitize/bin/python -m pytest tests/test_wire.py $(TEST_ARGS); \
+		status=$$?; rm -f degu/_wire*.so .venv*/installed.*; exit $$status
+
+dist: $(VENV)/installed.release ## Sdist and wheel in dist/, installed and tried out
+	rm -rf build dist
+	$(PY) -m build -q && DEGU_BUILD_EXTENSION=no $(PY) -m build -q --wheel
+	$(PY) -m twine check --strict dist/* && .ci/smoke-dist $(PY) dist/*
+
+check: lint types doc doctest test ## All that CI checks, the quick things first
+
+clean: ## Remove what was built (virtual environments stay)
+	rm -rf build dist wheelhouse *.egg-info htmlcov .coverage .coverage.* doc/_build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis degu/_wire.c degu/_wire*.so .venv*/installed.*
+	find degu $(wildcard demo_app bench tests doc) -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environments too
+	rm -rf .venv .venv-*
+
+$(VENV)/bin/python:
+	@.ci/make-venv $(VENV) $(PYTHON)
+
+# A stamp for each set of extras, so that the next run starts at once.
+$(VENV)/installed.%: pyproject.toml setup.py $(wildcard degu/_wire.pyx) | $(VENV)/bin/python
+	@echo "Installing degu[$*] into $(VENV)"
+	@$(PY) -m pip install -q -e ".[$*]"
+	@touch $@
