@@ -7,6 +7,7 @@
     │   ├── HeadTimeoutError 408              the head did not arrive in time
     │   ├── ContentTooLargeError 413          a body over its cap
     │   ├── TargetTooLongError 414            a request-target over its cap
+    │   ├── UnsupportedMediaTypeError 415     a form in a format that is not read
     │   ├── ExpectationError 417              an Expect that is not 100-continue
     │   ├── MisdirectedError 421              a Host that is not ours
     │   ├── HeadTooLargeError 431             a head over its size or count
@@ -59,6 +60,7 @@ __all__ = [
     "UnconsumedBodyError",
     "UnderFlowError",
     "UnsupportedError",
+    "UnsupportedMediaTypeError",
     "VersionError",
     "shown",
 ]
@@ -116,6 +118,13 @@ class TargetTooLongError(ProtocolError):
 
     status = 414
     reason = "URI Too Long"
+
+
+class UnsupportedMediaTypeError(ProtocolError):
+    """A body whose media type is not one that is read here (RFC 9110 §15.5.16)."""
+
+    status = 415
+    reason = "Unsupported Media Type"
 
 
 class ExpectationError(ProtocolError):

@@ -120,6 +120,42 @@ calls small, small enough to stay in the processor's cache."""
 JOIN_SIZE = 64 * 1024
 """A body of at most so many bytes is joined to its head, to leave in one call."""
 
+# Forms (`degu.forms`), each an option of `read_form`
+
+MAX_FORM_PARTS = 1000
+"""Fields and files of one form (option `max_parts`); over it: 413, in a query 414.
+Large forms have dozens; Django and Werkzeug draw the line here too."""
+
+MAX_FORM_FIELD_SIZE = 1024 * 1024
+"""Bytes of one field's value (option `max_field_size`); over it: 413, in a query 414.
+A long text fits; what is larger is a file."""
+
+MAX_FORM_FIELDS_SIZE = 2 * 1024 * 1024
+"""Bytes of all fields together (option `max_fields_size`); over it: 413, in a query
+414. They are held in memory."""
+
+MAX_FORM_FILE_SIZE = 128 * 1024 * 1024
+"""Bytes of one uploaded file (option `max_file_size`); over it: 413."""
+
+MAX_FORM_SIZE = 256 * 1024 * 1024
+"""Bytes of a whole form (option `max_form_size`); over it: 413. Uploads wait in the
+temporary folder, which is often memory."""
+
+MAX_PART_HEADERS = 8
+"""Fields in the head of one part (option `max_part_headers`); over it: 413. Browsers
+send two."""
+
+MAX_PART_HEADER_SIZE = 4 * 1024
+"""Bytes of one field of a part's head (option `max_part_header_size`); over it: 413.
+Room for a name and a file name."""
+
+MAX_BOUNDARY_SIZE = 70
+"""Characters of a multipart boundary (RFC 2046 §5.1.1); over it: 400."""
+
+FORM_SPOOL_SIZE = 1024 * 1024
+"""Bytes of uploads held in memory before they go to a temporary file (option
+`spool_size`)."""
+
 
 # --- options -----------------------------------------------------------------
 
