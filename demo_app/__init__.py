@@ -1,0 +1,1 @@
+"""Degu Drop: share a folder between computers. The reference for embedding Degu."""
