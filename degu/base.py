@@ -235,29 +235,31 @@ class Stream:
         self.error = EmptyHeadError("the peer closed the connection before a head")
         return self.error
 
-    def _read_slow_head(self, data: bytes, request: bool) -> tuple[bytes, int]:
+    def _read_slow_head(self, first: bytes, request: bool) -> tuple[bytes, int]:
         """The rest of a head that did not come in one piece."""
         deadline = monotonic() + self.head_timeout
+        data = bytearray(first)
+        checked = 0
         while True:
-            wire.check_partial_head(data[:MAX_HEAD_SIZE], request=request)
-            left = deadline - monotonic()
-            if left <= 0:
-                raise HeadTimeoutError(f"no whole head in {self.head_timeout} seconds")
-            self._set_wait(left)
-            try:
-                more = self._recv()
-            except SlowPeerError:
-                continue
+            wire.check_partial_head(data, checked, request=request)
+            checked = len(data)
+            more = self._recv_until(deadline)
             if not more:
                 self.error = PeerError(
                     f"the peer closed the connection inside a head, after {shown(data)}"
                 )
                 raise self.error
-            start = max(0, len(data) - 3)
             data += more
-            end = data.find(b"\r\n\r\n", start, MAX_HEAD_SIZE)
+            end = data.find(b"\r\n\r\n", max(0, checked - 3), MAX_HEAD_SIZE)
             if end >= 0:
-                return data, end
+                return bytes(data), end
+
+    def _recv_until(self, deadline: float) -> bytes:
+        while (left := deadline - monotonic()) > 0:
+            self._set_wait(left)
+            with suppress(SlowPeerError):
+                return self._recv()
+        raise HeadTimeoutError(f"no whole head in {self.head_timeout} seconds")
 
     def readinto(self, buffer: Any) -> int:
         """Read at least one byte into `buffer`; 0 where the peer has closed."""
@@ -365,7 +367,8 @@ class Stream:
         while view:
             started = monotonic()
             try:
-                sent = self.sock.send(view)
+                # Not all at once: inside one call a slow peer would not be noticed.
+                sent = self.sock.send(view[:COPY_SIZE])
             except OSError as error:
                 raise self._fail(error) from error
             self._count(monotonic() - started, sent)
@@ -715,11 +718,14 @@ class ChunkedInput(_InputBody):
         if self.closed or (self._left == 0 and not self._start_chunk()):
             extension, self.extension = self.extension, None
             return extension, b""
-        whole = bytearray(self._left)
-        view = memoryview(whole)
-        while view:
-            view = view[self._read_data(view) :]
-        return self.extension, bytes(whole)
+        # Not all at once: a size is only a claim until the data comes.
+        data = bytearray()
+        extension = self.extension
+        while self._left:
+            piece = bytearray(min(self._left, COPY_SIZE))
+            count = self._read_data(memoryview(piece))
+            data += memoryview(piece)[:count]
+        return extension, bytes(data)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield every chunk as ``(extension, data)``, the last, empty one included."""
@@ -1027,9 +1033,9 @@ def make_output_from_input(body: InputBody | None) -> OutputBody | None:
     if isinstance(body, ChunkedInput):
         return ChunkedOutput(body)
     if isinstance(body, Input):
-        if body.content_length is None:
+        if body.remaining is None:
             return ChunkedOutput(body)
-        return Output(body, body.content_length)
+        return Output(body, body.remaining)
     raise TypeError(f"body: expected None, Input or ChunkedInput, got {shown(body)}")
 
 
@@ -1047,7 +1053,8 @@ def make_input(
     """
     framing = wire.body_framing(headers, method, status)
     if framing is None:
-        if headers.get("content-length") == 0 and method != "HEAD" and status != 304:
+        kept = status == 304 or (status is not None and method == "HEAD")
+        if not kept and headers.get("content-length") == 0:
             del headers["content-length"]
         return None
     if framing is CHUNKED:
@@ -1106,13 +1113,17 @@ def _says_zero(method: str, status: int | None) -> bool:
 def _output_length(body: Body) -> int | str | None:
     if body is None or isinstance(body, bytes | bytearray):
         return None if body is None else len(body)
+    if isinstance(body, _OutputBody | _InputBody) and body.closed:
+        if isinstance(body, Input) and body.content_length == 0:
+            return None
+        raise BodyClosedError(f"body: expected an unused one, got {body!r}")
     if isinstance(body, Output | FileOutput):
         return body.content_length
     if isinstance(body, ChunkedOutput | ChunkedInput):
         return CHUNKED
     if isinstance(body, Input):
-        return CHUNKED if body.content_length is None else body.content_length
-    if isinstance(body, memoryview):
+        return CHUNKED if body.remaining is None else body.remaining
+    if isinstance(body, memoryview) and body.c_contiguous:
         return body.nbytes
     raise AppError(
         "body: expected None, bytes, Output, ChunkedOutput, FileOutput, Input or "

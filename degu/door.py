@@ -8,6 +8,7 @@ or image (the Origin or the Fetch metadata is then foreign).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -82,8 +83,6 @@ def _lower(names: Collection[str] | str) -> Collection[str]:
     return names if isinstance(names, str) else frozenset(map(str.lower, names))
 
 
-def _is_ipv4(name: str) -> bool:
-    parts = name.split(".")
-    return len(parts) == 4 and all(
-        part.isdecimal() and part.isascii() and int(part) <= 255 for part in parts
-    )
+_is_ipv4 = re.compile(
+    r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.(?!\Z)|\Z)){4}"
+).fullmatch

@@ -124,9 +124,10 @@ class Server:
         The listening socket is closed afterwards. No error of accept ends the loop.
         """
         self._stopped.clear()
-        poll = _Waiter(self.sock, self._wake_reader)
         try:
-            while not self.stopping:
+            # A shutdown() before this has closed the socket, one after it waits.
+            poll = None if self.stopping else _Waiter(self.sock, self._wake_reader)
+            while poll is not None and not self.stopping:
                 if poll.wait(None):
                     self._accept_ready()
         except KeyboardInterrupt:
@@ -240,22 +241,26 @@ class Server:
         self.stopping = True
         deadline = monotonic() + grace
         self._wake()
-        self._stopped.wait(grace + ACCEPT_BACKOFF)
+        self._stopped.wait(min(grace + ACCEPT_BACKOFF, threading.TIMEOUT_MAX))
         self._close_listener()
         clean = self._drain(deadline)
-        with self._lock:
-            left = list(self._handlers)
-        for handler in left:
+        for handler in self._others():
             handler.interrupt(socket.SHUT_RDWR)
         return clean
+
+    def _others(self) -> dict[_Handler, float]:
+        """The connections, but for the one whose own app is calling."""
+        me = threading.get_ident()
+        with self._lock:
+            handlers = dict(self._handlers)
+        return {one: since for one, since in handlers.items() if one.thread != me}
 
     def _drain(self, deadline: float) -> bool:
         """Wait for the connections to end; the idle ones are told to."""
         pause = 0.0005
         while True:
             now = monotonic()
-            with self._lock:
-                handlers = dict(self._handlers)
+            handlers = self._others()
             for handler, accepted in handlers.items():
                 # The request of a connection just made may be on its way.
                 if not handler.busy and (handler.begun or now > accepted + GRACE_AGE):
@@ -375,6 +380,7 @@ class _Handler:
         "server",
         "sock",
         "stream",
+        "thread",
     )
 
     def __init__(self, server: Server, sock: socket.socket, peer: Any) -> None:
@@ -388,6 +394,7 @@ class _Handler:
         self.count = 0
         self.environ: dict[str, Any] = {}
         self.stream: Stream
+        self.thread = 0
 
     def interrupt(self, how: int) -> None:
         """Wake the thread that waits for this peer, from another thread."""
@@ -397,6 +404,7 @@ class _Handler:
     def run(self) -> None:
         """Serve the connection; nothing gets out of here."""
         why = "internal error"
+        self.thread = threading.get_ident()
         try:
             why = self.serve()
         except (DeguError, OSError) as error:
@@ -492,8 +500,11 @@ class _Handler:
         request = {**self.environ, **request, "body": body}
         try:
             response = server.app(request)
-        except Exception as error:
-            return self.fail(error, body)
+        except BaseException as error:
+            self.fail(error, body)
+            if isinstance(error, Exception):
+                return False
+            raise  # such as SystemExit, which ends the thread
         return self.respond(response, method, body)
 
     def respond(
@@ -504,13 +515,15 @@ class _Handler:
         try:
             head, output = self.make_head(response, method, body)
         except Exception as error:
+            _release(response)
             return self.fail(error, body)
         try:
-            if stream.interim and not (output is None or isinstance(output, bytes)):
+            if stream.interim and type(output) not in _WHOLE:
                 stream.send(stream.interim)  # this response may need the body
             stream.start_write()
             write_message(stream, head, output)
         except Exception as error:
+            _release(response)
             return self.break_off(error)
         self.count += 1
         self.busy = False
@@ -552,7 +565,7 @@ class _Handler:
             self.stream.linger()
         return False
 
-    def fail(self, error: Exception, body: Input | ChunkedInput | None) -> bool:
+    def fail(self, error: BaseException, body: Input | ChunkedInput | None) -> bool:
         """Answer for an app that raised, or returned what can't be sent."""
         if error is self.stream.error or (body is not None and error is body.error):
             return self.answer(error)
@@ -572,6 +585,12 @@ class _Handler:
 
 _WHOLE = (type(None), bytes, bytearray, memoryview, FileOutput)
 """Bodies of responses that can't need the rest of the request's body."""
+
+
+def _release(response: Any) -> None:
+    """Close the file of a response that could not be sent."""
+    if isinstance(response, tuple) and isinstance(response[-1], FileOutput):
+        response[-1].fp.close()
 
 
 def _bare(status: int, reason: str) -> bytes:

@@ -188,11 +188,12 @@ _find_dot_segment = re.compile(
     r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:/|%2f|%5c|\Z)", re.IGNORECASE
 ).search
 _match_host = re.compile(
-    r"(?P<name>[A-Za-z0-9\-._]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<name>(?=.{1,253}(?::|\Z))[A-Za-z0-9_\-]++(?:\.[A-Za-z0-9_\-]++)*+\.?"
+    r"|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
 ).fullmatch
 _match_group = re.compile(r"[0-9A-Fa-f]{1,4}").fullmatch
 _match_ipv4 = re.compile(
-    r"(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(?:\.(?!\Z)|\Z)){4}"
+    r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.(?!\Z)|\Z)){4}"
 ).fullmatch
 _match_field = re.compile(rf"({_TOKEN}):([\t -~]*+)").fullmatch
 _match_name = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]++").fullmatch
@@ -203,12 +204,11 @@ _match_length = re.compile(
 _match_status_line = re.compile(
     r"HTTP/1\.([01]) ([1-5][0-9][0-9]) ([\t -~]*+)"
 ).fullmatch
-_match_reason = re.compile(r"[!-~](?:[\t -~]*[!-~])?").fullmatch
-_match_chunk_head = re.compile(r"(0|[1-9A-Fa-f][0-9A-Fa-f]{0,6})(?:;(.*+))?+").fullmatch
-_match_extension = re.compile(
-    rf'{_TOKEN}(?:=(?:{_TOKEN}|"(?:[\t !#-\[\]-~]|\\[\t -~])*+"))?+'
-    rf'(?:;{_TOKEN}(?:=(?:{_TOKEN}|"(?:[\t !#-\[\]-~]|\\[\t -~])*+"))?+)*+'
-).fullmatch
+_match_reason = _match_value
+_match_chunk_head = re.compile(r"([0-9A-Fa-f]{1,8})(?:;(.*+))?+").fullmatch
+_QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*+"'
+_EXTENSION = rf"[\t ]*+{_TOKEN}[\t ]*+(?:=[\t ]*+(?:{_TOKEN}|{_QUOTED}))?+"
+_match_extension = re.compile(rf"{_EXTENSION}(?:[\t ]*+;{_EXTENSION})*+").fullmatch
 _find_illegal = re.compile(rb"[^\t\r\n -~]|(?<!\r)\n|\r(?!\n|\Z)").search
 
 
@@ -254,13 +254,11 @@ def parse_request(
     line = lines[0]
     parsed = _request_lines.get(line)
     if parsed is None:
-        parsed = _parse_request_line(line)
+        parsed = _parse_request_line(line, methods)
         _request_lines.keep(line, line, parsed)
     method, uri, path, query, authority = parsed
     if method not in methods:
-        raise UnsupportedError(
-            f"expected one of {sorted(methods)}, got {shown(method)}"
-        )
+        raise _unknown_method(method, methods)
     headers = _parse_lines(lines, 1)
     _check_request_headers(headers, method, authority, scheme)
     return {
@@ -285,7 +283,7 @@ def format_request(method: str, uri: str, headers: Mapping[str, Any]) -> bytes:
     line = f"{method} {uri} HTTP/1.1"
     if line not in _request_lines:
         try:
-            _request_lines.keep(line, line, _parse_request_line(line))
+            _request_lines.keep(line, line, _parse_request_line(line, (method,)))
         except (ParseError, TargetTooLongError) as error:
             raise AppError(f"uri: {error}") from None
         if uri[0] not in "/*":
@@ -293,8 +291,12 @@ def format_request(method: str, uri: str, headers: Mapping[str, Any]) -> bytes:
     return b"".join([line.encode("ascii"), *_format_lines(headers)])
 
 
+def _unknown_method(method: str, methods: Collection[str]) -> UnsupportedError:
+    return UnsupportedError(f"expected one of {sorted(methods)}, got {shown(method)}")
+
+
 def _parse_request_line(
-    line: str,
+    line: str, methods: Collection[str]
 ) -> tuple[str, str, tuple[str, ...], str | None, tuple[str, str] | None]:
     parts = line.split(" ")
     if len(parts) != 3:
@@ -308,6 +310,8 @@ def _parse_request_line(
         raise ParseError(f"expected the version HTTP/1.1, got {shown(version)}")
     if not _match_token(method):
         raise ParseError(f"expected a method token, got {shown(method)}")
+    if method not in methods:  # its target may be of another form (CONNECT)
+        raise _unknown_method(method, methods)
     authority = None
     uri = target
     if target[:1] != "/" and (absolute := _match_absolute(target)):
@@ -408,7 +412,7 @@ def parse_response(head: bytes) -> tuple[int, str, Headers]:
             if _match_version(version) and version not in ("HTTP/1.1", "HTTP/1.0"):
                 raise VersionError(f"expected HTTP/1.1, got {shown(version)}")
             raise ParseError(f"expected 'HTTP/1.1 200 OK', got {shown(line)}")
-        parsed = (int(match[2]), match[3], match[1])
+        parsed = (int(match[2]), match[3].strip(" \t"), match[1])
         _status_lines.keep(line, line, parsed)
     status, reason, minor = parsed
     headers = _parse_lines(lines, 1)
@@ -422,7 +426,8 @@ def parse_response(head: bytes) -> tuple[int, str, Headers]:
 def format_response(status: int, reason: str, headers: Mapping[str, Any]) -> bytes:
     """Format the head of a response; the inverse of :func:`parse_response`.
 
-    `reason` is a non-empty `str` without surrounding blanks. Raises `AppError`.
+    `reason` is a `str` without surrounding blanks, empty where another server left
+    it out (RFC 9112 §4). Raises `AppError`.
     """
     check_status(status)
     if not isinstance(reason, str) or not _match_reason(reason):
@@ -490,11 +495,22 @@ def _parse_field(line: str) -> tuple[str, str | int]:
                 f"{MAX_CONTENT_LENGTH_DIGITS} digits, got {shown(value)}"
             )
         return name, int(value)
-    if name == "transfer-encoding" and value != CHUNKED:
-        raise UnsupportedError(
-            f"transfer-encoding: expected 'chunked', got {shown(value)}"
-        )
+    if name == "transfer-encoding":
+        _check_coding(value)
+        return name, CHUNKED
     return name, value
+
+
+def _check_coding(value: str) -> None:
+    """Raise unless `value` is `chunked` alone, in any case (RFC 9112 §6.1, §7)."""
+    *before, last = [coding.strip(" \t").lower() for coding in value.split(",")]
+    if last != CHUNKED or CHUNKED in before:
+        # Without it, and only once, at the end the body's length is unknown (§6.3).
+        raise ParseError(f"transfer-encoding: expected 'chunked', got {shown(value)}")
+    if before:
+        raise UnsupportedError(
+            f"transfer-encoding: expected 'chunked' alone, got {shown(value)}"
+        )
 
 
 def _repeated(name: str, before: Any, value: Any) -> Any:
@@ -593,8 +609,9 @@ def says_close(headers: Mapping[str, Any]) -> bool:
 def parse_chunk_head(line: bytes) -> tuple[int, str | None]:
     """Parse a chunk's first line, without its CRLF (RFC 9112 §7.1).
 
-    Returns the size in bytes and the text after the first ``;``, or None. Sizes
-    have no leading zeros, blanks or signs. Raises `ParseError` or
+    Returns the size in bytes and the text after the first ``;``, or None. A size has
+    one to eight digits, and no sign or blank; blanks within the extension pass.
+    Raises `ParseError` or
     `ContentTooLargeError`.
     """
     match = _match_chunk_head(line.decode("latin-1"))
@@ -648,22 +665,23 @@ def format_trailers(trailers: Mapping[str, Any]) -> bytes:
 # --- heads that are still coming ---------------------------------------------
 
 
-def check_partial_head(data: bytes, *, request: bool) -> None:
+def check_partial_head(data: bytes | bytearray, start: int, *, request: bool) -> None:
     """Refuse the beginning of a head that no further byte could make valid.
 
     So bare LF line ends, a TLS hello or an endless line are answered at once, and
-    not when a deadline ends. Raises `ParseError`, `TargetTooLongError` or
-    `HeadTooLargeError`.
+    not when a deadline ends. The first `start` bytes were checked before. Raises
+    `ParseError`, `TargetTooLongError` or `HeadTooLargeError`.
     """
-    if found := _find_illegal(data):
+    found = _find_illegal(data, max(0, start - 1), MAX_HEAD_SIZE)
+    if found is not None:
         raise ParseError(
-            f"expected ASCII lines ending with CRLF, got {shown(data[found.start() :])}"
+            "expected ASCII lines ending with CRLF, "
+            f"got {shown(bytes(data[found.start() : found.start() + 100]))}"
         )
-    if request and len(data) > MAX_TARGET_SIZE:
-        _, _, target = data.partition(b"\r\n")[0].partition(b" ")
-        if len(target.partition(b" ")[0]) > MAX_TARGET_SIZE:
-            raise TargetTooLongError(
-                f"expected a target of at most {MAX_TARGET_SIZE} bytes"
-            )
+    longest = MAX_TARGET_SIZE + 64  # with the method and the version
+    if request and len(data) > longest and data.find(b"\r\n", 0, longest) < 0:
+        raise TargetTooLongError(
+            f"expected a target of at most {MAX_TARGET_SIZE} bytes, got more"
+        )
     if len(data) >= MAX_HEAD_SIZE:
         raise HeadTooLargeError(f"expected a head of at most {MAX_HEAD_SIZE} bytes")
