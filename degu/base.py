@@ -713,8 +713,8 @@ class ChunkedInput(_InputBody):
         What `read(size)` left of a chunk is returned as that chunk.
         """
         if self._put_back:
-            data, self._put_back = self._put_back, memoryview(b"")
-            return self.extension, bytes(data)
+            back, self._put_back = self._put_back, memoryview(b"")
+            return self.extension, bytes(back)
         if self.closed or (self._left == 0 and not self._start_chunk()):
             extension, self.extension = self.extension, None
             return extension, b""
