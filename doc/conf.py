@@ -19,7 +19,8 @@ version = release = degu.__version__
 extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "examples"]
 # A name in single backquotes is a link where it is something's name, and else code.
-default_role = "py:obj"
+# Backticks in docstrings mostly name arguments, which are not to be linked.
+default_role = "code"
 highlight_language = "python3"
 
 html_theme = "furo"
