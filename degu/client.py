@@ -249,7 +249,7 @@ class Client(_Verbs):
     """Where a server is and how to talk to it; threads may share it.
 
     `address` is what the server's `address` says. The `options` and their defaults
-    are listed in :mod:`degu.limits`: ``timeout``, ``head_timeout``, ``min_rate``,
+    are listed in `degu.limits`: ``timeout``, ``head_timeout``, ``min_rate``,
     ``max_body_size`` and ``host`` (the Host field, by default made from the address).
 
     Raises `TypeError` or `ValueError` for a bad address or option.

@@ -1,5 +1,7 @@
 """Every exception that Degu raises, in one tree; a protocol error knows its status.
 
+.. code-block:: text
+
     DeguError
     ├── ProtocolError (ValueError)            the peer, or the caller, broke HTTP
     │   ├── ParseError 400                    bytes outside the grammar

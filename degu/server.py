@@ -61,7 +61,7 @@ class Server:
     `address` is a 4-tuple (IPv6), a 2-tuple (IPv4), a `str` (path of a Unix socket),
     `bytes` (Linux abstract name) or a listening `socket.socket`; `app` a callable by
     the RGI: ``app(request) -> (status, reason, headers, body)``. The `options` and
-    their defaults are listed in :mod:`degu.limits`.
+    their defaults are listed in `degu.limits`.
 
     Raises `TypeError` or `ValueError` for a bad argument, `OSError` where the address
     can't be bound. It listens from then on; nothing is served before

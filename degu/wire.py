@@ -123,7 +123,7 @@ LIST_HEADERS: Final = frozenset(
         "x-forwarded-proto",
     ]
 )
-"""Fields that may be repeated; their values are joined by ``, `` (RFC 9110 §5.3)."""
+"""Fields that may be repeated; their values are joined by a comma (RFC 9110 §5.3)."""
 
 FORBIDDEN_TRAILERS: Final = frozenset(
     [
@@ -452,7 +452,7 @@ def parse_headers(block: bytes) -> Headers:
     """Parse a header section: field lines with CRLF between them (RFC 9112 §5).
 
     Names become lower-case, OWS around values goes. A repeated field is refused
-    unless it is one of `LIST_HEADERS` (joined by ``, ``), ``cookie`` (``; ``) or
+    unless it is one of `LIST_HEADERS` (joined by a comma), ``cookie`` (by a semicolon) or
     ``set-cookie`` (a `list`). Raises `ParseError`, `HeadTooLargeError` or
     `UnsupportedError`.
     """

@@ -46,4 +46,6 @@ nitpick_ignore_regex = [
     ("py:.*", r"(.+\.)?_\w+"),
     ("py:.*", "|".join(re.escape(name) for name in sorted(_PLAIN))),
     ("py:.*", rf"({_MODULES})(\..+)?"),
+    # Names of types that are said in words where they are used.
+    ("py:.*", r"Address|App|degu\.base\.(Read|Write)File|degu\.limits\.Option"),
 ]
