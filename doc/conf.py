@@ -49,3 +49,10 @@ nitpick_ignore_regex = [
     # Names of types that are said in words where they are used.
     ("py:.*", r"Address|App|degu\.base\.(Read|Write)File|degu\.limits\.Option"),
 ]
+
+# Figures that would be wrong by tomorrow are measured each time.
+sys.path.insert(0, os.path.dirname(__file__))
+import figures  # noqa: E402
+
+with open(os.path.join(os.path.dirname(__file__), "figures.inc"), "w") as _file:
+    _file.write(figures.format_table())
