@@ -220,7 +220,12 @@ def _resolve_zone(address: Address) -> Address:
     if not isinstance(address, tuple) or len(address) != 4 or "%" not in address[0]:
         return address
     host, _, zone = address[0].partition("%")
-    scope_id = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    try:
+        scope_id = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    except OSError:
+        raise OSError(
+            errno.ENODEV, f"no network interface {zone!r}: address: {address!r}"
+        ) from None
     if address[3] not in (0, scope_id):
         raise ValueError(
             f"address: the zone {zone!r} is scope id {scope_id}, "

@@ -1,0 +1,942 @@
+"""What runs in the process of an embedded server, around the server itself.
+
+`degu.embed` starts the process and waits; `run()` here is all that the process does:
+
+    detach   a session of its own, so that Ctrl-C and a closed terminal pass it by
+    guard    a second, tiny process that outlasts a server whose threads are stuck
+    watch    a thread that hears "stop" and notices that the parent is gone
+    build    call the user's function, report the address or the exception
+    serve    until told to stop; then close, run `atexit`, exit
+
+The parent's end is noticed in two ways. A pipe to it reads EOF when it is gone, and
+also when it turned into another program with exec. But processes that the parent
+forked may have inherited its end of the pipe, so on Linux a pidfd of the parent is
+watched too: it fires when that very process ends, whoever started us, whichever thread
+did, and whatever process we are re-parented to.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import gc
+import importlib
+import logging
+import multiprocessing.util
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+from degu.address import Identity, identify_socket, unlink_socket, unlink_stale
+from degu.errors import shown
+
+log = logging.getLogger("degu.embed")
+
+MESSAGE_CHARS = 12_000
+"""Most of a text that goes home: below the size that is written in one piece."""
+
+LOG_SECONDS = 1.0
+"""How long a log record may wait for a parent that does not read."""
+
+PARENT_POLL_SECONDS = 0.05
+"""How often to ask for the parent where the system has no pidfd."""
+
+GUARD_SECONDS = 1.0
+"""How long the guard waits for a killed server to be gone."""
+
+CLOSE_SECONDS = 5.0
+"""How long a server that ended by itself may take to close."""
+
+DATAGRAM_POLL_SECONDS = 0.02
+"""How soon a socketserver of datagrams sees that it is to stop."""
+
+RESTART_PAUSES = (0.05, 5.0)
+"""First and longest pause before a failed server is started again; it doubles."""
+
+RESTART_STEADY_SECONDS = 10.0
+"""A server that ran this long failed for a new reason: the pauses begin anew."""
+
+
+class MainReentered(BaseException):
+    """A script without a main guard came to its own start of a server again."""
+
+
+importing_main = False
+"""True while the parent's script is imported for the sake of what it defines."""
+
+
+class Plan(NamedTuple):
+    """What the parent tells the process that it starts."""
+
+    job: Any
+    """A callable that builds the server, or a `Package` with one."""
+
+    parent_pid: int
+    forked: bool = False
+    levels: dict[str, int] | None = None
+    """Levels of the parent's loggers; None where records stay here."""
+
+    path: str | None = None
+    """Where a Unix socket file will be, if that is known before."""
+
+    restart: bool = False
+    """Whether a server that fails is started again."""
+
+    listen: Callable[[], socket.socket] | None = None
+    """Make the listening socket that outlives restarts."""
+
+    listener: socket.socket | None = None
+    """That socket, once it is made."""
+
+
+# --- the work of run() ------------------------------------------------------------
+
+
+def run(plan: Plan, conn: Connection, parent: Connection | None) -> None:
+    """Build and serve, until told to stop or the parent is gone.
+
+    Raises `SystemExit` with the exit code of the process.
+    """
+    detach(plan)
+    if plan.restart:
+        code = Supervisor(plan, conn, parent).run()
+    else:
+        code = Child(plan, conn, parent).run()
+    if code:
+        raise SystemExit(code)
+
+
+def detach(plan: Plan) -> None:
+    """Become a session, with signals as a fresh process has them."""
+    if hasattr(os, "setsid"):
+        with contextlib.suppress(OSError):
+            os.setsid()
+    reset_signals()
+    with contextlib.suppress(Exception):
+        faulthandler.enable(2)
+    if plan.forked:
+        # What the parent registered is the parent's to clean up (3.13 does the same).
+        atexit._clear()
+        atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
+    # A server that uses multiprocessing itself is welcome to.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+
+
+def reset_signals() -> None:
+    """Forget the handlers that a fork inherits, and let nothing block SIGTERM."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            with contextlib.suppress(OSError, ValueError):
+                signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+class Child:
+    """The process of one server."""
+
+    def __init__(self, plan: Plan, conn: Connection, parent: Connection | None):
+        self.plan = plan
+        self.conn = conn
+        self.parent = parent
+        self.server: Any = None
+        self.path = plan.path
+        self.identity: Identity | None = None
+        self.deadline: float | None = None
+        self.clean = False
+        self.stopper: threading.Thread | None = None
+        self.news = start_guard(plan, conn, parent)
+
+    def run(self) -> int:
+        """Build, report, serve, close; return the exit code."""
+        start_thread(self.watch, "degu-watch")
+        if self.plan.levels is not None:
+            send_logs_home(self.conn, self.plan.levels)
+        try:
+            self.server = self.build()
+            address = find_address(self.server)
+        except Exception as exc:
+            send(self.conn, "error", *pack_error(exc))
+            return 1
+        self.note_path(address)
+        send(self.conn, "ready", address, self.path, self.identity)
+        return self.serve()
+
+    def build(self) -> Any:
+        """Call the user's function; raises whatever it raises."""
+        job = self.plan.job
+        if isinstance(job, Package):
+            job = job.open()
+        if self.plan.listener is not None:
+            job = job._replace(address=self.plan.listener)
+        server = job()
+        if not callable(getattr(server, "serve_forever", None)):
+            raise TypeError(
+                "build_func: expected to return a server with serve_forever(), "
+                f"got {type(server).__name__}: {shown(server)}"
+            )
+        return server
+
+    def note_path(self, address: Any) -> None:
+        """Tell the guard which file to remove."""
+        if isinstance(address, str) and self.plan.listener is None:
+            self.path = os.path.abspath(address)
+            self.identity = identify_socket(self.path)
+            if self.news is not None:
+                with contextlib.suppress(OSError):
+                    os.write(self.news, pickle.dumps((self.path, self.identity)))
+
+    def serve(self) -> int:
+        """Serve until told to stop; what ends it otherwise is logged."""
+        code = 0
+        try:
+            serve_forever(self.server)
+        except Exception:
+            if self.plan.levels is None:
+                raise
+            log.critical("the server failed: %r", self.server, exc_info=True)
+            code = 1
+        if self.stopper is not None:
+            self.stopper.join()
+        self.close()
+        return code
+
+    def close(self) -> None:
+        """Close the server within the grace period, and run `atexit`."""
+        left = CLOSE_SECONDS
+        if self.deadline is not None:
+            left = self.deadline - time.monotonic()
+        closed = close_within(left, self.server)
+        clean = self.clean and closed
+        if self.path is not None:
+            unlink_socket(self.path, self.identity)
+        send(self.conn, "exiting", clean)
+        atexit._run_exitfuncs()
+        for pid in descendants(os.getpid()):
+            kill(pid)
+        if not closed or lingering_threads():
+            # Whoever is stuck would keep the interpreter from ending by itself.
+            leave(0)
+
+    def watch(self) -> None:
+        """Wait for "stop", and for the parent's end (thread)."""
+        while True:
+            if parent_ended(self.plan, self.conn, self.parent):
+                self.die()
+            try:
+                message = self.conn.recv()
+            except (EOFError, OSError):
+                self.die()
+            if message[0] == "stop" and self.stopper is None:
+                self.deadline = time.monotonic() + message[1]
+                self.stopper = threading.Thread(
+                    target=self.stop, args=(message[1],), daemon=True
+                )
+                self.stopper.start()
+
+    def stop(self, grace: float) -> None:
+        """Shut the server down; `serve_forever()` returns then (thread)."""
+        if callable(getattr(self.server, "shutdown", None)):
+            self.clean = shut_down(self.server, grace)
+        else:
+            send(self.conn, "unstoppable")
+
+    def die(self) -> None:
+        """End without a further word, with every process that was started here."""
+        if self.path is not None:
+            unlink_socket(self.path, self.identity)
+        for pid in descendants(os.getpid()):
+            kill(pid)
+        if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+
+
+def parent_ended(plan: Plan, conn: Connection, parent: Connection | None) -> bool:
+    """Wait until there is something to receive; True if instead the parent is gone."""
+    while True:
+        if parent is not None:
+            return parent in wait([conn, parent])
+        if wait([conn], PARENT_POLL_SECONDS):
+            return False
+        # A child of the fork server has another parent, and only the pipe.
+        if plan.forked and os.getppid() != plan.parent_pid:
+            return True
+
+
+def start_thread(target: Callable[[], object], name: str) -> None:
+    """Start a thread that nobody waits for."""
+    threading.Thread(target=target, name=name, daemon=True).start()
+
+
+def lingering_threads() -> bool:
+    """Whether a thread is left that the interpreter would wait for at its end."""
+    mine = (threading.main_thread(), threading.current_thread())
+    return any(t not in mine and not t.daemon for t in threading.enumerate())
+
+
+def leave(code: int) -> None:
+    """Exit now: `atexit` and the buffers, but no waiting for threads."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+# --- any server -------------------------------------------------------------------
+
+
+class ServiceJob(NamedTuple):
+    """Build any server that has ``serve_forever()``."""
+
+    build_func: Any
+    build_args: tuple[Any, ...]
+
+    def __call__(self) -> Any:
+        """Build it."""
+        return resolve(self.build_func)(*self.build_args)
+
+
+class ServerJob(NamedTuple):
+    """Build a `degu.server.Server`, or SSLServer, around the user's app."""
+
+    address: Any
+    build_func: Any
+    build_args: tuple[Any, ...]
+    options: dict[str, Any]
+    sslconfig: dict[str, Any] | None = None
+
+    def __call__(self) -> Any:
+        """Build it."""
+        from degu.server import Server, SSLServer
+
+        app = build_app(self.build_func, self.build_args)
+        if self.sslconfig is None:
+            return Server(self.address, app, **self.options)
+        return SSLServer(self.sslconfig, self.address, app, **self.options)
+
+
+def build_app(build_func: Any, build_args: tuple[Any, ...]) -> Any:
+    """Call `build_func`; None means that its one argument is the app."""
+    if build_func is None:
+        return resolve(build_args[0])
+    return resolve(build_func)(*build_args)
+
+
+def resolve(target: Any) -> Any:
+    """The object that 'module:attribute' names; anything but a str is itself."""
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    value: Any = importlib.import_module(module)
+    for name in attribute.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def find_address(server: Any) -> Any:
+    """The address that `server` is bound to, by any of the three customary names."""
+    for name in ("address", "server_address"):
+        if (address := getattr(server, name, None)) is not None:
+            return address
+    if callable(getattr(server, "getsockname", None)):
+        return server.getsockname()
+    raise TypeError(
+        "build_func: expected a server with address, server_address or getsockname(), "
+        f"got {type(server).__name__}: {shown(server)}"
+    )
+
+
+def is_socketserver(server: Any) -> bool:
+    """Whether `server` is one of the standard library's socketserver family."""
+    module = sys.modules.get("socketserver")
+    return module is not None and isinstance(server, module.BaseServer)
+
+
+def serve_forever(server: Any) -> None:
+    """Serve; the standard library's servers get what a bounded, quick stop needs."""
+    if not is_socketserver(server):
+        server.serve_forever()
+        return
+    if hasattr(server, "daemon_threads"):
+        # Answers in flight are waited for, so its threads have to be known to it.
+        server.daemon_threads = False
+        server.block_on_close = True
+    server.serve_forever(poll_interval=DATAGRAM_POLL_SECONDS)
+
+
+def shut_down(server: Any, grace: float) -> bool:
+    """Ask `server` to end within `grace` seconds; whether nothing was cut off."""
+    if takes_grace(server.shutdown):
+        return server.shutdown(grace=grace) is not False
+    if is_socketserver(server):
+        wake_listener(server)
+    return within(grace, server.shutdown)
+
+
+def takes_grace(function: Any) -> bool:
+    """Whether `function` has a parameter named ``grace``."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    count = code.co_argcount + code.co_kwonlyargcount
+    return "grace" in code.co_varnames[:count]
+
+
+def wake_listener(server: Any) -> None:
+    """Stop a stream listener at once, without waiting for the next poll."""
+    if server.socket.type == socket.SOCK_STREAM:
+        with contextlib.suppress(OSError):
+            server.socket.shutdown(socket.SHUT_RD)
+
+
+def close_within(seconds: float, server: Any) -> bool:
+    """Close `server`; False if that took longer than `seconds`."""
+    close = getattr(server, "server_close", None) or getattr(server, "close", None)
+    return not callable(close) or within(seconds, close)
+
+
+def within(seconds: float, function: Callable[[], object]) -> bool:
+    """Call `function` in a thread and wait for its end at most `seconds`."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    # A grace of zero still lets through what does not wait for anybody.
+    thread.join(max(seconds, 0.02))
+    return not thread.is_alive()
+
+
+# --- messages to the parent -------------------------------------------------------
+
+
+def send(conn: Connection, *message: Any) -> None:
+    """Send a message; a parent that is gone is the watcher's business."""
+    with contextlib.suppress(OSError, ValueError):
+        conn.send(message)
+
+
+def cut(text: str) -> str:
+    """Shorten a text in its middle, so that it goes home in one piece."""
+    if len(text) <= MESSAGE_CHARS:
+        return text
+    half = MESSAGE_CHARS // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[... {left_out} characters left out ...]\n{text[-half:]}"
+
+
+def pack_error(exc: BaseException) -> tuple[bytes | None, str, str]:
+    """An exception as (pickle or None, its last line, its traceback)."""
+    text = "".join(traceback.format_exception(exc))
+    last = traceback.format_exception_only(exc)[-1].strip()
+    try:
+        data = pickle.dumps(exc)
+        pickle.loads(data)
+    except Exception:
+        return None, cut(last), cut(text)
+    return (data if len(data) < MESSAGE_CHARS else None), cut(last), cut(text)
+
+
+class HomeHandler(logging.Handler):
+    """Send log records to the parent, in which they are handled again."""
+
+    def __init__(self, conn: Connection) -> None:
+        super().__init__()
+        self.conn = conn
+        self.formatter = logging.Formatter()
+        self.dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send `record`; it is dropped where the parent reads nothing for a second."""
+        try:
+            data = pickle.dumps(("log", self.pack(record)))
+            if self.writable():
+                self.conn.send_bytes(data)
+            else:
+                self.dropped += 1
+        except OSError:
+            self.dropped += 1
+        except Exception:
+            self.handleError(record)
+
+    def writable(self) -> bool:
+        """Wait until the parent has room for a record, not for ever."""
+        if not hasattr(select, "poll"):
+            return True
+        poll = select.poll()
+        poll.register(self.conn.fileno(), select.POLLOUT)
+        return bool(poll.poll(LOG_SECONDS * 1000))
+
+    def pack(self, record: logging.LogRecord) -> dict[str, Any]:
+        """The attributes of `record`, with nothing in them that can't be pickled."""
+        message = record.getMessage()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        plain: dict[str, Any] = {
+            name: value if isinstance(value, PLAIN) else shown(value)
+            for name, value in record.__dict__.items()
+        }
+        plain.update(msg=cut(message), args=None, exc_info=None)
+        for name in ("exc_text", "stack_info"):
+            if plain.get(name):
+                plain[name] = cut(plain[name])
+        plain.pop("message", None)
+        return plain
+
+
+PLAIN = (str, int, float, bool, bytes, type(None))
+
+
+def send_logs_home(conn: Connection, levels: dict[str, int]) -> None:
+    """Let the parent handle every record, and tracebacks of threads as well."""
+    for logger in list(logging.root.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger):
+            logger.handlers.clear()
+            logger.propagate = True
+    for name, level in levels.items():
+        logging.getLogger(name or None).setLevel(level)
+    logging.root.handlers[:] = [HomeHandler(conn)]
+    threading.excepthook = log_thread_error
+
+
+def log_thread_error(args: Any) -> None:
+    """Log what ended a thread (`threading.excepthook`)."""
+    if args.exc_type is SystemExit:
+        return
+    name = args.thread.name if args.thread is not None else "unknown"
+    info = (args.exc_type, args.exc_value, args.exc_traceback)
+    log.error("unhandled exception in thread %s", name, exc_info=info)
+
+
+# --- the parent's objects, under spawn and forkserver -----------------------------
+
+
+class Package:
+    """A job as pickled bytes, opened only when errors can be reported."""
+
+    def __init__(self, data: bytes, main: tuple[str, str] | None) -> None:
+        self.data = data
+        self.main = main
+
+    def open(self) -> Any:
+        """Unpickle; what the parent's script defines is imported first."""
+        if self.main is not None:
+            import_main(*self.main)
+        return pickle.loads(self.data)
+
+
+def import_main(kind: str, where: str) -> None:
+    """Run the parent's script under the name ``__mp_main__``, up to its first server.
+
+    Raises whatever the script raises.
+    """
+    global importing_main
+    if kind == "path" and getattr(sys.modules["__main__"], "__file__", "") == where:
+        return
+    module = types.ModuleType("__mp_main__")
+    code = load_main(module, kind, where)
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    process = multiprocessing.current_process()
+    importing_main = True
+    # A script that starts processes otherwise gets multiprocessing's own warning.
+    process._inheriting = True  # type: ignore[attr-defined]
+    try:
+        exec(code, module.__dict__)
+    except MainReentered:
+        pass
+    finally:
+        importing_main = False
+        del process._inheriting  # type: ignore[attr-defined]
+
+
+def load_main(module: types.ModuleType, kind: str, where: str) -> types.CodeType:
+    """Compile the script at a path, or the module of ``python -m name``."""
+    if kind == "path":
+        module.__file__ = where
+        with open(where, "rb") as file:
+            return compile(file.read(), where, "exec")
+    import importlib.util
+
+    spec = importlib.util.find_spec(where)
+    loader: Any = None if spec is None else spec.loader
+    if spec is None or loader is None:
+        raise ImportError(f"cannot import the main module {where!r} again")
+    module.__file__ = spec.origin
+    module.__package__ = spec.parent
+    module.__spec__ = spec
+    found: types.CodeType = loader.get_code(where)
+    return found
+
+
+# --- restarts ---------------------------------------------------------------------
+
+
+class Terminated(BaseException):
+    """SIGTERM came to a supervisor."""
+
+
+class Supervisor:
+    """A process that keeps the address, and starts the server in another one.
+
+    It runs no code of the user, so nothing of the user's can take it down; each server
+    is forked from it as it was at first.
+    """
+
+    def __init__(self, plan: Plan, conn: Connection, parent: Connection | None):
+        self.plan = plan
+        self.conn = conn
+        self.parent = parent
+        self.address: Any = None
+        self.identity: Identity | None = None
+        self.stopping = False
+        self.child: Connection | None = None
+        self.pid = 0
+
+    def run(self) -> int:
+        """Start the server until it ends without failing; return the exit code."""
+        signal.signal(signal.SIGTERM, self.on_sigterm)
+        if self.plan.levels is not None:
+            send_logs_home(self.conn, self.plan.levels)
+        try:
+            if self.plan.listen is not None:
+                self.plan = self.plan._replace(listener=self.plan.listen())
+                if self.plan.path is not None:
+                    self.identity = identify_socket(self.plan.path)
+            code = self.keep_up()
+            self.close()
+            return end_like(code)
+        except Terminated:
+            self.kill_server()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self.close()
+            os.kill(os.getpid(), signal.SIGTERM)
+        except OSError as exc:
+            send(self.conn, "error", *pack_error(exc))
+        finally:
+            self.close()
+        return 1
+
+    def on_sigterm(self, *_args: Any) -> None:
+        """Leave the loop, once."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    def keep_up(self) -> int:
+        """Run the server, again after each failure and a pause."""
+        first, longest = RESTART_PAUSES
+        pause = first
+        while True:
+            began = time.monotonic()
+            code = self.run_once()
+            if self.stopping or code == 0 or self.address is None:
+                return code
+            if time.monotonic() - began > RESTART_STEADY_SECONDS:
+                pause = first
+            log.warning(
+                "the server at %r ended with %s, starting it again in %.2f s",
+                self.address,
+                describe_exit(code),
+                pause,
+            )
+            self.pump([], pause)
+            if self.stopping:
+                send(self.conn, "exiting", True)
+                return 0
+            pause = min(2 * pause, longest)
+
+    def run_once(self) -> int:
+        """Fork a server and pass messages until it ends; return its exit code."""
+        self.child, theirs = multiprocessing.Pipe()
+        me = None
+        if self.parent is not None:
+            me = Connection(os.pidfd_open(os.getpid()), writable=False)
+        self.pid = os.fork()
+        if self.pid == 0:
+            self.be_server(theirs, me)
+        theirs.close()
+        if me is not None:
+            me.close()
+        while self.pump([self.child], None):
+            pass
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        self.child.close()
+        self.child = None
+        return os.waitstatus_to_exitcode(status)
+
+    def be_server(self, theirs: Connection, me: Connection | None) -> None:
+        """Go on as the server's process; does not return."""
+        code = 1
+        try:
+            assert self.child is not None
+            self.child.close()
+            self.conn.close()
+            pid = os.getppid()
+            plan = self.plan._replace(
+                parent_pid=pid, forked=True, restart=False, path=None
+            )
+            run(plan, theirs, me)
+            code = 0
+        except SystemExit as exc:
+            code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            leave(code)
+
+    def pump(self, children: list[Connection], seconds: float | None) -> bool:
+        """Pass messages on for a while; False when it is over with the child's."""
+        end = None if seconds is None else time.monotonic() + seconds
+        parents = [self.conn] if self.parent is None else [self.conn, self.parent]
+        while not (self.stopping and not children):
+            left = None if end is None else max(0.0, end - time.monotonic())
+            ready = wait([*parents, *children], left)
+            if not ready:
+                return False
+            if self.parent in ready:
+                self.die()
+            if self.conn in ready:
+                self.hear_parent()
+            if children and children[0] in ready:
+                return self.hear_child(children[0])
+        return False
+
+    def hear_parent(self) -> None:
+        """Take "stop": give the address up, and pass it on."""
+        try:
+            message = self.conn.recv()
+        except (EOFError, OSError):
+            self.die()
+        self.stopping = True
+        if self.plan.listener is not None:
+            self.plan.listener.close()
+        if self.child is not None:
+            send(self.child, *message)
+
+    def hear_child(self, child: Connection) -> bool:
+        """Pass one message home; False at the last."""
+        try:
+            data = child.recv_bytes()
+        except (EOFError, OSError):
+            return False
+        message = pickle.loads(data)
+        if message[0] == "ready":
+            self.hear_ready(message[1])
+        elif message[0] == "error" and self.address is not None:
+            log.error("the server did not start again: %s", message[3])
+        elif message[0] != "exiting" or self.stopping:
+            with contextlib.suppress(OSError):
+                self.conn.send_bytes(data)
+        return True
+
+    def hear_ready(self, address: Any) -> None:
+        """Report the address, and insist on it from then on."""
+        if self.address is None:
+            self.address = address
+            send(self.conn, "ready", address, self.plan.path, self.identity)
+        elif address != self.address:
+            log.error("restarted at %r instead of %r: ended", address, self.address)
+            self.stopping = True
+            self.kill_server()
+        else:
+            log.info("the server at %r is up again", address)
+
+    def kill_server(self) -> None:
+        """Kill the server's process and all that it started, and wait for it."""
+        if self.pid:
+            for pid in [*descendants(self.pid), self.pid]:
+                kill(pid)
+            with contextlib.suppress(OSError):
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    def close(self) -> None:
+        """Give the address up."""
+        if self.plan.listener is not None:
+            self.plan.listener.close()
+        if self.plan.path is not None and self.plan.listener is not None:
+            unlink_socket(self.plan.path, self.identity)
+
+    def die(self) -> None:
+        """End because the parent did; does not return."""
+        self.kill_server()
+        self.close()
+        os._exit(1)
+
+
+def end_like(code: int) -> int:
+    """An exit code as it is; a signal is sent to ourselves as well."""
+    if code < 0:
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit code in words, as 'exit code 3' or 'SIGSEGV'."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+# --- the guard --------------------------------------------------------------------
+
+
+def start_guard(plan: Plan, conn: Connection, parent: Connection | None) -> int | None:
+    """Fork the guard of this process; return a pipe to tell it of a socket file.
+
+    A server whose threads all wait for one that does not let go of the interpreter
+    could not notice its parent's end in time. The guard has nothing else to do. It
+    also removes what a killed server leaves: its socket file and its own children.
+    Linux only, where pidfds tell it about both.
+    """
+    if parent is None:
+        return None
+    opened: list[int] = []
+    try:
+        opened.append(os.pidfd_open(os.getpid()))
+        opened += os.pipe()
+        pid = os.fork()
+    except OSError:
+        # Out of descriptors or processes: our own watching has to do.
+        for number in opened:
+            os.close(number)
+        return None
+    server, news, write = opened
+    if pid == 0:
+        try:
+            keep = [server, news, conn.fileno(), parent.fileno()]
+            close_others(keep)
+            Guard(os.getppid(), plan.path, *keep).run()
+        finally:
+            os._exit(0)
+    os.close(server)
+    os.close(news)
+    return write
+
+
+def close_others(keep: list[int]) -> None:
+    """Let go of everything that would outlive the server with us."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    low = 3
+    for number in sorted(keep):
+        os.closerange(low, number)
+        low = number + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+class Guard:
+    """A process that ends the server with its parent, and clears up after it."""
+
+    def __init__(
+        self, pid: int, path: str | None, server: int, news: int, conn: int, parent: int
+    ) -> None:
+        self.pid = pid
+        self.path = path
+        self.identity: Identity | None = None
+        self.server = server
+        self.news = news
+        self.conn = conn
+        self.parent = parent
+
+    def run(self) -> None:
+        """Wait for the end of either, then clear up; the last act ends us too."""
+        gc.disable()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
+            file.write("degu-guard")
+        if self.watch():
+            self.kill_all()
+        self.clear_up()
+
+    def watch(self) -> bool:
+        """Whether the parent ended, and not the server."""
+        poll = select.poll()
+        poll.register(self.server, select.POLLIN)
+        poll.register(self.parent, select.POLLIN)
+        poll.register(self.news, select.POLLIN)
+        poll.register(self.conn, 0)
+        while True:
+            events = dict(poll.poll())
+            if self.news in events and not self.read_news():
+                poll.unregister(self.news)
+            if self.server in events:
+                return False
+            if self.parent in events or self.conn in events:
+                return True
+
+    def read_news(self) -> bool:
+        """Take note of the socket file; False when nothing more can come."""
+        data = os.read(self.news, 4096)
+        if data:
+            self.path, self.identity = pickle.loads(data)
+        return bool(data)
+
+    def kill_all(self) -> None:
+        """Kill the server and all that it started, also what left its session."""
+        others = [pid for pid in descendants(self.pid) if pid != os.getpid()]
+        kill(self.pid)
+        for pid in others:
+            kill(pid)
+        poll = select.poll()
+        poll.register(self.server, select.POLLIN)
+        poll.poll(GUARD_SECONDS * 1000)
+
+    def clear_up(self) -> None:
+        """Remove the socket file and end the server's process group."""
+        if select.select([self.news], [], [], 0)[0]:
+            self.read_news()
+        if self.path is not None:
+            if self.identity is None:
+                unlink_stale(self.path)
+            else:
+                unlink_socket(self.path, self.identity)
+        if os.getpgrp() == self.pid:
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process that descends from `pid`, as far as the system shows (Linux)."""
+    try:
+        threads = {int(name) for name in os.listdir(f"/proc/{pid}/task")}
+    except OSError:
+        return []
+    found: list[int] = []
+    # The children of a thread that ends meanwhile become those of the main thread.
+    for thread in [*(threads - {pid}), pid]:
+        for each in _children(pid, thread):
+            if each not in found:
+                found += [each, *descendants(each)]
+    return found
+
+
+def _children(pid: int, thread: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{thread}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def kill(pid: int) -> None:
+    """Kill a process that may be gone already."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
