@@ -1,10 +1,10 @@
-"""Bodies, and the verbs of one exchange: read a head, make an input, write a message.
+"""Bodies, and the verbs of one exchange: read a head, make an input, send a message.
 
 A `Stream` is one connection's bytes with their deadlines. Server and client use it
 alike; the client is the server turned by half a turn::
 
-    server   read_head   parse_request    make_input    app    write_message
-    client   write_message    read_head   parse_response   make_input
+    server   read_head   parse_request   make_input   app   build_response   send
+    client   build_request   send   read_head   parse_response   make_input
 
 Bodies that came in (`Input`, `ChunkedInput`) read from any binary file object; bodies
 that go out (`Output`, `ChunkedOutput`, `FileOutput`) write themselves to any.
@@ -55,9 +55,14 @@ from degu.limits import (
 try:
     if os.environ.get("DEGU_PURE_PYTHON"):
         raise ImportError
-    from degu import _wire as wire  # type: ignore[attr-defined, no-redef, unused-ignore]
+    from degu import _wire as wire
+    from degu._wire import is_quiet, recv, send
 except ImportError:
-    from degu import wire
+    from degu import wire  # type: ignore[no-redef]
+
+    # What the compiled ones do on a plain socket, each in one call of its method.
+    recv, send = socket.socket.recv, socket.socket.send
+    is_quiet = None
 
 __all__ = [
     "ChunkedInput",
@@ -71,7 +76,7 @@ __all__ = [
     "make_input",
     "make_output_from_input",
     "wire",
-    "write_message",
+    "write_body",
 ]
 
 CHUNKED: str = wire.CHUNKED
@@ -84,6 +89,8 @@ _SSL_WANT_READ = 2
 """`errno` of `ssl.SSLWantReadError`, known without importing ssl."""
 
 BytesLike = bytes | bytearray | memoryview
+JOINABLE = frozenset({bytes, bytearray})
+"""Bodies that leave in one call with their head, unless they are large."""
 Chunk = tuple[str | None, BytesLike]
 
 
@@ -108,7 +115,7 @@ class Stream:
     """A connected socket, the bytes that came and were not used, and the deadlines.
 
     `timeout`, `head_timeout` (seconds) and `min_rate` (bytes a second) are explained
-    in :mod:`degu.limits`. `on_abort` is called when a body breaks off. Whatever the
+    in `degu.limits`. `on_abort` is called when a body breaks off. Whatever the
     peer does wrong is raised as a `PeerError` or `ProtocolError` and kept in `error`.
     """
 
@@ -116,6 +123,10 @@ class Stream:
         "_data",
         "_kernel",
         "_moved",
+        "_poll",
+        "_recv",
+        "_send",
+        "_since",
         "_wait",
         "_waited",
         "error",
@@ -145,9 +156,13 @@ class Stream:
         self.interim = b""
         self._data = b""
         self._waited = 0.0
+        self._since = 0.0
         self._moved = 0
         # An SSLSocket repeats a read that the kernel ended, so there it would not end.
         self._kernel = _KERNEL_TIMEOUTS and type(sock) is socket.socket
+        self._recv: Callable[[Any, int], bytes] = recv if self._kernel else _recv
+        self._send: Callable[[Any, BytesLike], int] = send if self._kernel else _send
+        self._poll: Any = None
         self._wait = -1.0
         if self._kernel:
             sock.settimeout(None)
@@ -199,9 +214,9 @@ class Stream:
 
     # reading
 
-    def _recv(self, size: int = RECEIVE_SIZE) -> bytes:
+    def _receive(self) -> bytes:
         try:
-            return self.sock.recv(size)
+            return self._recv(self.sock, RECEIVE_SIZE)
         except OSError as error:
             raise self._fail(error) from error
 
@@ -216,13 +231,14 @@ class Stream:
         self._moved = 0
         data = self._data
         if not data:
-            self._set_wait(wait)
+            if wait != self._wait:
+                self._set_wait(wait)
             try:
-                data = self._recv()
-            except SlowPeerError:
-                raise
-            except PeerError as error:
-                raise self._empty() from error.__cause__
+                data = self._recv(self.sock, RECEIVE_SIZE)
+            except OSError as error:
+                if isinstance(failure := self._fail(error), SlowPeerError):
+                    raise failure from error
+                raise self._empty() from error
             if not data:
                 raise self._empty()
         end = data.find(b"\r\n\r\n", 0, MAX_HEAD_SIZE)
@@ -246,7 +262,7 @@ class Stream:
             more = self._recv_until(deadline)
             if not more:
                 self.error = PeerError(
-                    f"the peer closed the connection inside a head, after {shown(data)}"
+                    f"the peer closed the connection inside a head, after {shown(bytes(data))}"
                 )
                 raise self.error
             data += more
@@ -258,7 +274,7 @@ class Stream:
         while (left := deadline - monotonic()) > 0:
             self._set_wait(left)
             with suppress(SlowPeerError):
-                return self._recv()
+                return self._receive()
         raise HeadTimeoutError(f"no whole head in {self.head_timeout} seconds")
 
     def readinto(self, buffer: Any) -> int:
@@ -270,12 +286,12 @@ class Stream:
             self._data = data[size:]
             return size
         self._before_wait()
-        started = monotonic()
+        self._since = monotonic()
         try:
             size = self.sock.recv_into(buffer)
         except OSError as error:
             raise self._fail(error) from error
-        self._count(monotonic() - started, size)
+        self._count(size)
         return size
 
     def read(self, size: int) -> bytes:
@@ -298,9 +314,9 @@ class Stream:
                 end = size
                 break
             self._before_wait()
-            started = monotonic()
-            more = self._recv()
-            self._count(monotonic() - started, len(more))
+            self._since = monotonic()
+            more = self._receive()
+            self._count(len(more))
             if not more:
                 end = len(self._data)
                 break
@@ -314,9 +330,10 @@ class Stream:
             interim, self.interim = self.interim, b""
             self.write(interim)
 
-    def _count(self, seconds: float, size: int) -> None:
+    def _count(self, size: int) -> None:
         """Book a wait; raise where the peer is slower than `min_rate` allows."""
-        self._waited += seconds
+        self._waited += monotonic() - self._since
+        self._since = 0.0
         self._moved += size
         if self.min_rate and self._waited > self.timeout + self._moved / self.min_rate:
             self.error = SlowPeerError(
@@ -325,17 +342,22 @@ class Stream:
             )
             raise self.error
 
+    def lags(self, seconds: float) -> bool:
+        """Whether the peer has been waited for so long, and is below `min_rate`."""
+        since = self._since
+        waited = self._waited + (monotonic() - since if since else 0.0)
+        return waited >= seconds and self._moved < waited * self.min_rate
+
     def is_quiet(self) -> bool:
         """Whether the peer is there and has said nothing, as it is not its turn."""
-        if self._data:
+        if self._data or self.sock.fileno() < 0:
             return False
+        if self._kernel:
+            return not self._is_readable() if is_quiet is None else is_quiet(self.sock)
         try:
-            if self._kernel:
-                self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-                return False
             if self.sock.pending():  # type: ignore[attr-defined]
                 return False
-            if not _is_readable(self.sock):
+            if not self._is_readable():
                 return True
             # Over TLS it may be a session ticket, which is no message.
             self.sock.settimeout(0)
@@ -349,12 +371,37 @@ class Stream:
         except ValueError:
             return False
 
+    def _is_readable(self) -> bool:
+        if not hasattr(select, "poll"):
+            return bool(select.select([self.sock], [], [], 0)[0])
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.sock, select.POLLIN)
+        return bool(self._poll.poll(0))
+
     # writing
+
+    def send_message(self, start: bytes) -> None:
+        """Write a message, or its head, in one call where the kernel has room.
+
+        From now on the peer's patience is counted anew.
+        """
+        self._waited = 0.0
+        self._moved = 0
+        self.interim = b""
+        if not self._kernel:  # there reading and writing share one timeout
+            self._set_wait(self.timeout)
+        try:
+            sent = self._send(self.sock, start)
+        except OSError as error:
+            raise self._fail(error) from error
+        if sent < len(start):
+            self.write(memoryview(start)[sent:])
 
     def send(self, data: bytes) -> None:
         """Write a small message, in one call where the kernel has room."""
         try:
-            sent = self.sock.send(data)
+            sent = self._send(self.sock, data)
         except OSError as error:
             raise self._fail(error) from error
         if sent < len(data):
@@ -365,23 +412,15 @@ class Stream:
         view = memoryview(data)
         size = len(view)
         while view:
-            started = monotonic()
+            self._since = monotonic()
             try:
                 # Not all at once: inside one call a slow peer would not be noticed.
-                sent = self.sock.send(view[:COPY_SIZE])
+                sent = self._send(self.sock, view[:COPY_SIZE])
             except OSError as error:
                 raise self._fail(error) from error
-            self._count(monotonic() - started, sent)
+            self._count(sent)
             view = view[sent:]
         return size
-
-    def start_write(self) -> None:
-        """Begin to count the peer's patience anew, for the message going out."""
-        self._waited = 0.0
-        self._moved = 0
-        self.interim = b""
-        if not self._kernel:  # there reading and writing share one timeout
-            self._set_wait(self.timeout)
 
     def sendfile(self, file: Any, size: int) -> int:
         """Write `size` bytes of an open file from its position; returns how many.
@@ -396,7 +435,7 @@ class Stream:
             return _copy(file, self, size)
         left = size
         while left:
-            started = monotonic()
+            self._since = monotonic()
             try:
                 # Not all at once: inside one call a slow peer would not be noticed.
                 sent = os.sendfile(
@@ -406,7 +445,7 @@ class Stream:
                 raise self._fail(error) from error
             if sent == 0:
                 break
-            self._count(monotonic() - started, sent)
+            self._count(sent)
             offset += sent
             left -= sent
         file.seek(offset)
@@ -441,12 +480,15 @@ class Stream:
         self.sock.close()
 
 
-def _is_readable(sock: socket.socket) -> bool:
-    if not hasattr(select, "poll"):
-        return bool(select.select([sock], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+def _recv(sock: Any, size: int) -> bytes:
+    """Receive on what need not be a plain socket (over TLS its class does it)."""
+    data: bytes = sock.recv(size)
+    return data
+
+
+def _send(sock: Any, data: BytesLike) -> int:
+    size: int = sock.send(data)
+    return size
 
 
 def _copy(source: Any, target: WriteFile, size: int) -> int:
@@ -521,13 +563,13 @@ class _InputBody:
         still be streamed), `UnderFlowError` where the peer broke off, and
         `TypeError` or `ValueError` for a bad size.
         """
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+        if size is None:
+            return b"" if self.closed else self._read_all()
+        if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(f"size: expected an int or None, got {shown(size)}")
-        if size is not None and size < 0:
+        if size < 0:
             raise ValueError(f"size: expected an int from 0, got {size}")
-        if self.closed:
-            return b""
-        return self._read_all() if size is None else self._read(size)
+        return b"" if self.closed else self._read(size)
 
     def _read(self, size: int) -> bytes:
         pieces: list[bytes] = []
@@ -600,8 +642,10 @@ class Input(_InputBody):
         content_length: int | None,
         max_size: int = MAX_BODY_SIZE,
     ) -> None:
+        if type(content_length) is not int or not 0 <= content_length <= MAX_BODY_SIZE:
+            content_length = _check_length(content_length, optional=True)
         self.rfile = rfile
-        self.content_length = _check_length(content_length, optional=True)
+        self.content_length = content_length
         self.max_size = max_size
         self.remaining = content_length
         self._received = 0  # counted where nothing can be counted down
@@ -629,11 +673,16 @@ class Input(_InputBody):
         return count
 
     def _read_all(self) -> bytes:
-        if self.remaining is None:
+        size, rfile = self.remaining, self.rfile
+        if size is None:
             return super()._read_all()
-        if self.remaining > MAX_READ_SIZE:
+        if size > MAX_READ_SIZE:
             raise self._too_large()
-        return self._read(self.remaining)
+        if type(rfile) is Stream and len(rfile.surplus) >= size:
+            self.remaining = 0  # it is all there, as small bodies are
+            self.closed = True
+            return rfile.read(size)
+        return self._read(size)
 
     def _may_end(self) -> bool:
         return self.content_length is None
@@ -1076,38 +1125,10 @@ def complete_headers(
 
     Raises `AppError` where they contradict the body, the method or the status.
     """
-    length = _output_length(body)
-    if not isinstance(headers, Mapping):
+    length = len(body) if type(body) is bytes else _output_length(body)
+    if type(headers) is not dict and not isinstance(headers, Mapping):
         raise AppError(f"headers: expected a dict, got {shown(headers)}")
-    if length is CHUNKED:
-        if "transfer-encoding" not in headers:
-            headers = {**headers, "transfer-encoding": CHUNKED}
-    elif "content-length" not in headers:
-        if length or _says_zero(method, status):
-            headers = {**headers, "content-length": length or 0}
-    elif (
-        status is not None
-        and (status < 200 or status == 204)
-        and headers["content-length"] == 0
-    ):  # RFC 9110 §8.6: not even a zero
-        headers = {k: v for k, v in headers.items() if k != "content-length"}
-    try:
-        framing = wire.body_framing(headers, method, status)
-    except ParseError as error:
-        raise AppError(f"headers: {error}") from None
-    if framing != (length or None):
-        raise AppError(
-            f"headers: they frame a body of {framing or 0}, the body has "
-            f"{length or 0} (method {method}, status {status})"
-        )
-    return headers
-
-
-def _says_zero(method: str, status: int | None) -> bool:
-    """Whether a message without a body says so with a length (RFC 9110 §8.6)."""
-    if status is None:
-        return method in wire.CONTENT_METHODS
-    return method != "HEAD" and status >= 200 and status not in (204, 304)
+    return wire.frame_headers(headers, length, method, status)
 
 
 def _output_length(body: Body) -> int | str | None:
@@ -1131,19 +1152,13 @@ def _output_length(body: Body) -> int | str | None:
     )
 
 
-def write_message(stream: Stream, head: bytes, body: Body) -> None:
-    """Write a whole message: a small body leaves in one call with its head."""
-    if body is None:
-        stream.send(head + b"\r\n\r\n")
-    elif isinstance(body, bytes | bytearray) and len(body) <= JOIN_SIZE:
-        stream.send(b"".join((head, b"\r\n\r\n", body)))
-    else:
-        stream.write(head + b"\r\n\r\n")
-        if isinstance(body, bytes | bytearray | memoryview):
-            stream.write(memoryview(body).cast("B"))
-        elif isinstance(body, Input | ChunkedInput):
-            output = make_output_from_input(body)
-            assert output is not None
-            output.write_to(stream)
-        else:
-            body.write_to(stream)
+def write_body(stream: Stream, body: Body) -> None:
+    """Write the body that follows a head which was just sent."""
+    if isinstance(body, bytes | bytearray | memoryview):
+        stream.write(memoryview(body).cast("B"))
+    elif isinstance(body, Input | ChunkedInput):
+        output = make_output_from_input(body)
+        assert output is not None
+        output.write_to(stream)
+    elif body is not None:
+        body.write_to(stream)

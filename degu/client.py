@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from degu.address import Address, check_address, connect, format_host
 from degu.base import (
+    JOINABLE,
     Body,
     ChunkedInput,
     Input,
@@ -21,7 +22,7 @@ from degu.base import (
     complete_headers,
     make_input,
     wire,
-    write_message,
+    write_body,
 )
 from degu.errors import (
     AppError,
@@ -36,6 +37,7 @@ from degu.errors import (
 )
 from degu.limits import (
     CLIENT_OPTIONS,
+    JOIN_SIZE,
     MAX_INTERIM_RESPONSES,
     SSL_CLIENT_OPTIONS,
     Option,
@@ -180,21 +182,30 @@ class Connection(_Verbs):
         slow, a `ProtocolError` where it broke HTTP. The last two close the connection.
         """
         headers = {} if headers is None else headers
-        if not isinstance(headers, Mapping):
+        if type(headers) is not dict and not isinstance(headers, Mapping):
             raise AppError(f"headers: expected a dict, got {shown(headers)}")
-        if "host" not in headers:
-            headers = {"host": self.host, **headers}
-        headers = complete_headers(headers, body, method)
-        head = wire.format_request(method, uri, headers)
-        if self.is_busy:
+        if body is None or (type(body) in JOINABLE and len(body) <= JOIN_SIZE):
+            start = wire.build_request(method, uri, headers, body, self.host)
+            body = None
+        else:
+            if "host" not in headers:
+                headers = {"host": self.host, **headers}
+            headers = complete_headers(headers, body, method)
+            start = wire.format_request(method, uri, headers) + b"\r\n\r\n"
+        if self._body is not None and self.is_busy:
             raise UnconsumedBodyError(
                 "expected the body of the last response to be read first, "
                 f"or the connection to be closed: {self._body!r}"
             )
-        if self.closed:
+        if (
+            not self._open
+            or self._last
+            or (self._used and not self._stream.is_quiet())
+        ):
+            self.close()
             raise ClosedConnectionError("this connection is closed, make a new one")
         try:
-            response = self._exchange(method, head, body)
+            response = self._exchange(method, start, body)
         except BaseException:
             self.close()
             raise
@@ -202,11 +213,12 @@ class Connection(_Verbs):
             self._last = True
         return response
 
-    def _exchange(self, method: str, head: bytes, body: Body) -> Response:
+    def _exchange(self, method: str, start: bytes, rest: Body) -> Response:
         stream = self._stream
-        stream.start_write()
         try:
-            write_message(stream, head, body)
+            stream.send_message(start)
+            if rest is not None:
+                write_body(stream, rest)
         except SlowPeerError:
             raise
         except PeerError as error:
@@ -214,7 +226,10 @@ class Connection(_Verbs):
                 raise  # it is the body's source that broke, not the server
             # A server may answer and close before it has read the whole body.
             self._last = True
-        status, reason, headers = self._read_final_head(method)
+        head = stream.read_head(self.options["timeout"], request=False)
+        status, reason, headers = wire.parse_response(head)
+        if status < 200:
+            status, reason, headers = self._skip_interim(method, status, headers)
         self._used = True
         self._body = make_input(
             stream, headers, method, status, self.options["max_body_size"]
@@ -225,21 +240,21 @@ class Connection(_Verbs):
             self._last = self._last or isinstance(self._body, Input)
         return Response(status, reason, headers, self._body)
 
-    def _read_final_head(self, method: str) -> tuple[int, str, dict[str, Any]]:
-        """The head after all interim responses (RFC 9110 §15.2)."""
-        for count in range(MAX_INTERIM_RESPONSES + 1):
+    def _skip_interim(
+        self, method: str, status: int, headers: dict[str, Any]
+    ) -> tuple[int, str, dict[str, Any]]:
+        """The final head, after an interim response and more (RFC 9110 §15.2)."""
+        for _ in range(MAX_INTERIM_RESPONSES):
+            wire.body_framing(headers, method, status)
+            if status == 101:
+                raise ParseError("expected no 101, as no upgrade was asked for")
             try:
                 head = self._stream.read_head(self.options["timeout"], request=False)
             except EmptyHeadError as error:
-                if count == 0:
-                    raise
                 raise PeerError("the peer closed after an interim response") from error
             status, reason, headers = wire.parse_response(head)
             if status >= 200:
                 return status, reason, headers
-            wire.body_framing(headers, method, status)
-            if status == 101:
-                raise ParseError("expected no 101, as no upgrade was asked for")
         raise ProtocolError(
             f"expected at most {MAX_INTERIM_RESPONSES} interim responses, got more"
         )

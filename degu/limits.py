@@ -67,9 +67,10 @@ MAX_REFUSALS = 8
 are closed without an answer, so that a flood costs no threads."""
 
 EVICTION_AGE = 0.25
-"""Seconds that a connection without a completed head keeps its place for sure.
-After that a full server gives it to a newcomer: slow peers can't starve others,
-and a flood of newcomers can't push out one that is just sending its head."""
+"""Seconds that a connection without a completed request keeps its place for sure.
+After that a full server gives it to a newcomer, if it has not sent its first head or
+is slower than `min_rate`: slow peers can't starve others, and a flood of newcomers
+can't push out one that is just sending its head."""
 
 GRACE_AGE = 0.02
 """Seconds that a server which stops still waits for the first byte of a connection it

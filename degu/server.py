@@ -14,21 +14,24 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from degu.address import Address, identify_socket, listen, unlink_socket
 from degu.base import (
+    JOINABLE,
     ChunkedInput,
+    ChunkedOutput,
     FileOutput,
     Input,
+    Output,
     Stream,
     complete_headers,
     make_input,
     wire,
-    write_message,
+    write_body,
 )
 from degu.door import Door
 from degu.errors import AppError, DeguError, ProtocolError, TLSError, shown
@@ -36,6 +39,7 @@ from degu.limits import (
     ACCEPT_BACKOFF,
     EVICTION_AGE,
     GRACE_AGE,
+    JOIN_SIZE,
     LINGER_TIMEOUT,
     MAX_REFUSALS,
     SERVER_OPTIONS,
@@ -143,9 +147,9 @@ class Server:
         Waits for a connection where there is none. For event loops that watch
         `fileno()`; the time it may take is bounded by the timeouts.
         """
-        waiter = _Waiter(self.sock, self._wake_reader)
         while not self.stopping:
-            if waiter.wait(None) and (accepted := self._accept()) is not None:
+            ready = _Waiter(self.sock, self._wake_reader).wait(None)
+            if ready and (accepted := self._accept()) is not None:
                 handler = _Handler(self, *accepted)
                 handler.last = True
                 with self._lock:
@@ -214,10 +218,12 @@ class Server:
             return True
 
     def _find_slow(self) -> _Handler | None:
-        """The oldest connection that never completed the head of a request."""
+        """The oldest connection without a completed request that keeps us waiting."""
         now = monotonic()
         for handler, accepted in self._handlers.items():
-            if not handler.begun and now - accepted >= EVICTION_AGE:
+            if handler.count or now - accepted < EVICTION_AGE:
+                continue
+            if not handler.begun or handler.stream.lags(EVICTION_AGE):
                 return handler
         return None
 
@@ -354,7 +360,11 @@ class SSLServer(Server):
         except TLSError as error:
             if self._tls.is_plain_http(error.__cause__):
                 # A client that forgot the "https" should be able to read why.
-                self._tls.write_under_tls(sock, _bare(400, "Bad Request"))
+                plain = socket.socket(fileno=sock.detach())
+                stream = Stream(plain, timeout=timeout, head_timeout=1, min_rate=0)
+                with suppress(DeguError):
+                    stream.send(_bare(400, "Bad Request"))
+                stream.linger()
             raise
 
     def _describe(self, sock: Any) -> dict[str, Any]:
@@ -411,10 +421,15 @@ class _Handler:
             why = str(error)
         except Exception:
             log.exception("%s: error in the server", self.peer)
+        except BaseException:  # such as SystemExit: not the business of a thread
+            if threading.current_thread() is threading.main_thread():
+                raise
         finally:
             self.sock.close()
-            self.server._forget(self)
             log.info("%s: closed after %d requests: %s", self.peer, self.count, why)
+            with suppress(AttributeError):  # it may have ended before there was one
+                _drop_frames(self.stream.error)
+            self.server._forget(self)
 
     def refuse(self) -> None:
         """Tell one peer too many that there is no room (RFC 9110 §15.6.4)."""
@@ -450,6 +465,7 @@ class _Handler:
         self.open(options["handshake_timeout"])
         session: dict[str, Any] = {}
         self.environ = {
+            **_REQUEST,
             "client": self.peer,
             "server": server.address,
             "scheme": server.scheme,
@@ -479,7 +495,9 @@ class _Handler:
         try:
             head = stream.read_head(wait, request=True)
             self.begun = self.busy = True
-            request = wire.parse_request(head, server.methods, server.scheme)
+            request = wire.parse_request(
+                head, server.methods, server.scheme, self.environ
+            )
             method, headers = request["method"], request["headers"]
             # Inline, as nearly every request is of a host that was seen before.
             if (
@@ -488,16 +506,17 @@ class _Handler:
                 or "sec-fetch-site" in headers
             ):
                 server.door.check(headers)
-            body = make_input(
-                stream, headers, method, None, server.options["max_body_size"]
-            )
+            # Without either there is no body (RFC 9112 §6.3).
+            if "content-length" in headers or "transfer-encoding" in headers:
+                body = request["body"] = make_input(
+                    stream, headers, method, None, server.options["max_body_size"]
+                )
+                if body is not None and "expect" in headers:
+                    stream.interim = b"HTTP/1.1 100 Continue\r\n\r\n"
             if "connection" in headers and wire.says_close(headers):
                 self.last = True
-            if body is not None and "expect" in headers:
-                stream.interim = b"HTTP/1.1 100 Continue\r\n\r\n"
         except DeguError as error:
             return self.answer(error)
-        request = {**self.environ, **request, "body": body}
         try:
             response = server.app(request)
         except BaseException as error:
@@ -513,15 +532,16 @@ class _Handler:
         """Write what the app returned; whether the connection can go on."""
         stream = self.stream
         try:
-            head, output = self.make_head(response, method, body)
+            start, rest = self.build(response, method, body)
         except Exception as error:
             _release(response)
             return self.fail(error, body)
         try:
-            if stream.interim and type(output) not in _WHOLE:
+            if stream.interim and rest is not None and type(rest) not in _WHOLE:
                 stream.send(stream.interim)  # this response may need the body
-            stream.start_write()
-            write_message(stream, head, output)
+            stream.send_message(start)
+            if rest is not None:
+                write_body(stream, rest)
         except Exception as error:
             _release(response)
             return self.break_off(error)
@@ -532,10 +552,13 @@ class _Handler:
             return False
         return True
 
-    def make_head(
+    def build(
         self, response: Any, method: str, body: Input | ChunkedInput | None
     ) -> tuple[bytes, Any]:
-        """The head and the body to be sent for what the app returned."""
+        """What to send for what the app returned: the beginning, and the rest of it.
+
+        The rest is None where the beginning is all, as with a small body.
+        """
         if not isinstance(response, tuple) or len(response) != 4:
             raise AppError(
                 "response: expected a tuple (status, reason, headers, body), "
@@ -543,7 +566,8 @@ class _Handler:
             )
         status, reason, headers, output = response
         wire.check_status(status)
-        headers = complete_headers(headers, output, method, status)
+        if type(headers) is not dict and not isinstance(headers, Mapping):
+            raise AppError(f"headers: expected a dict, got {shown(headers)}")
         if (
             (body is not None and not body.closed and type(output) in _WHOLE)
             or status < 200
@@ -553,8 +577,12 @@ class _Handler:
         ):
             self.last = True
         if self.last and status >= 200 and "connection" not in headers:
+            headers = complete_headers(headers, output, method, status)
             headers = {**headers, "connection": "close"}
-        return wire.format_response(status, reason, headers), output
+        if output is None or (type(output) in JOINABLE and len(output) <= JOIN_SIZE):
+            return wire.build_response(status, reason, headers, output, method), None
+        headers = complete_headers(headers, output, method, status)
+        return wire.format_response(status, reason, headers) + b"\r\n\r\n", output
 
     def answer(self, error: BaseException) -> bool:
         """Tell the peer what it did wrong, by a status alone; then it is over."""
@@ -583,14 +611,30 @@ class _Handler:
         return False
 
 
+_REQUEST = dict.fromkeys(
+    ("method", "uri", "script", "path", "query", "headers", "body")
+)
+"""The keys of a request that differ from one to the next; its body is None until one
+is made."""
+
 _WHOLE = (type(None), bytes, bytearray, memoryview, FileOutput)
 """Bodies of responses that can't need the rest of the request's body."""
 
 
 def _release(response: Any) -> None:
-    """Close the file of a response that could not be sent."""
-    if isinstance(response, tuple) and isinstance(response[-1], FileOutput):
-        response[-1].fp.close()
+    """Close the file, or end the generator, of a response that was not sent whole."""
+    body = response[-1] if isinstance(response, tuple) and response else None
+    source = getattr(body, "fp", getattr(body, "source", None))
+    if isinstance(body, FileOutput | Output | ChunkedOutput):
+        with suppress(Exception):
+            getattr(source, "close", int)()
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """Let go of what an error's frames keep open, such as a proxy's other end."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _bare(status: int, reason: str) -> bytes:

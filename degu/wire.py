@@ -27,6 +27,7 @@ from degu.errors import (
     HeadTooLargeError,
     MisdirectedError,
     ParseError,
+    ProtocolError,
     TargetTooLongError,
     UnsupportedError,
     VersionError,
@@ -51,6 +52,8 @@ __all__ = [
     "UNTIL_CLOSE",
     "Headers",
     "body_framing",
+    "build_request",
+    "build_response",
     "check_partial_head",
     "check_status",
     "format_chunk_head",
@@ -58,6 +61,7 @@ __all__ = [
     "format_request",
     "format_response",
     "format_trailers",
+    "frame_headers",
     "parse_chunk_head",
     "parse_headers",
     "parse_host",
@@ -168,6 +172,8 @@ FORBIDDEN_TRAILERS: Final = frozenset(
 """Fields for framing, routing, authentication and control, which must not come after
 the body they would change (RFC 9110 §6.5.1)."""
 
+MAX_REQUEST_LINE_SIZE: Final = MAX_TARGET_SIZE + 64  # with method, version and CRLF
+
 CHUNKED: Final = "chunked"
 UNTIL_CLOSE: Final = "until close"
 
@@ -225,22 +231,28 @@ class _Memory(dict[Any, Any]):
             self[key] = value
 
 
+_NOTHING: Final[Mapping[str, Any]] = {}
+
 _request_lines = _Memory()
 _fields = _Memory()
 _field_lines = _Memory()
 _hosts = _Memory()
 _status_lines = _Memory()
+_status_texts = _Memory()
 
 
 # --- request heads -----------------------------------------------------------
 
 
 def parse_request(
-    head: bytes, methods: Collection[str] = METHODS, scheme: str = "http"
+    head: bytes,
+    methods: Collection[str] = METHODS,
+    scheme: str = "http",
+    environ: Mapping[str, Any] = _NOTHING,
 ) -> dict[str, Any]:
     """Parse the head of a request (RFC 9112 §3, §5).
 
-    Returns a new `dict` with ``method``, ``uri``, ``script`` (empty `list`),
+    Returns a new `dict` with what is in `environ`, ``method``, ``uri``, ``script`` (empty `list`),
     ``path`` (`list` of `str`), ``query`` (`str` or None) and ``headers``. One
     empty line before the request-line is skipped (RFC 9112 §2.2).
 
@@ -248,6 +260,17 @@ def parse_request(
     (417), `MisdirectedError` (421), `HeadTooLargeError` (431),
     `UnsupportedError` (501) or `VersionError` (505).
     """
+    try:
+        return _parse_request(head, methods, scheme, environ)
+    except ProtocolError:
+        # So that the same is refused first as of a head that comes byte by byte.
+        check_partial_head(head + b"\r\n", 0, request=True)
+        raise
+
+
+def _parse_request(
+    head: bytes, methods: Collection[str], scheme: str, environ: Mapping[str, Any]
+) -> dict[str, Any]:
     lines = head.decode("latin-1").split("\r\n")
     if not lines[0] and len(lines) > 1:
         del lines[0]
@@ -260,8 +283,11 @@ def parse_request(
     if method not in methods:
         raise _unknown_method(method, methods)
     headers = _parse_lines(lines, 1)
-    _check_request_headers(headers, method, authority, scheme)
+    # Inline, as nearly every request is to a host that was seen before.
+    if authority or headers.get("host") not in _hosts or "expect" in headers:
+        _check_request_headers(headers, method, authority, scheme)
     return {
+        **environ,
         "method": method,
         "uri": uri,
         "script": [],
@@ -286,9 +312,20 @@ def format_request(method: str, uri: str, headers: Mapping[str, Any]) -> bytes:
             _request_lines.keep(line, line, _parse_request_line(line, (method,)))
         except (ParseError, TargetTooLongError) as error:
             raise AppError(f"uri: {error}") from None
-        if uri[0] not in "/*":
-            raise AppError(f"uri: expected a path from '/', got {shown(uri)}")
-    return b"".join([line.encode("ascii"), *_format_lines(headers)])
+    # Also of a line that is known: it may have come in, with an absolute target.
+    if uri[0] not in "/*":
+        raise AppError(f"uri: expected a path from '/', got {shown(uri)}")
+    return _join_head(line.encode("ascii"), headers)
+
+
+def _join_head(line: bytes, headers: Mapping[str, Any]) -> bytes:
+    head = b"".join([line, *_format_lines(headers)])
+    if len(head) > MAX_HEAD_SIZE - 4:
+        raise AppError(
+            f"headers: expected a head of at most {MAX_HEAD_SIZE} bytes, "
+            f"got {len(head) + 4}"
+        )
+    return head
 
 
 def _unknown_method(method: str, methods: Collection[str]) -> UnsupportedError:
@@ -298,10 +335,13 @@ def _unknown_method(method: str, methods: Collection[str]) -> UnsupportedError:
 def _parse_request_line(
     line: str, methods: Collection[str]
 ) -> tuple[str, str, tuple[str, ...], str | None, tuple[str, str] | None]:
+    if len(line) > MAX_REQUEST_LINE_SIZE - 2:
+        raise TargetTooLongError(
+            f"expected a target of at most {MAX_TARGET_SIZE} bytes, "
+            f"got a request-line of {len(line)}"
+        )
     parts = line.split(" ")
     if len(parts) != 3:
-        if len(line) > MAX_TARGET_SIZE:
-            raise TargetTooLongError(f"a request-line of {len(line)} bytes")
         raise ParseError(f"expected 'METHOD TARGET HTTP/1.1', got {shown(line)}")
     method, target, version = parts
     if version != "HTTP/1.1":
@@ -402,6 +442,14 @@ def parse_response(head: bytes) -> tuple[int, str, Headers]:
     HTTP/1.0 is taken too, as many servers answer with it: the headers then say
     ``connection: close``, as HTTP/1.1 would. Raises a `ProtocolError`.
     """
+    try:
+        return _parse_response(head)
+    except ProtocolError:
+        check_partial_head(head + b"\r\n", 0, request=False)
+        raise
+
+
+def _parse_response(head: bytes) -> tuple[int, str, Headers]:
     lines = head.decode("latin-1").split("\r\n")
     line = lines[0]
     parsed = _status_lines.get(line)
@@ -418,7 +466,7 @@ def parse_response(head: bytes) -> tuple[int, str, Headers]:
     headers = _parse_lines(lines, 1)
     if minor == "0":
         if "transfer-encoding" in headers:
-            raise ParseError("expected no transfer-encoding in HTTP/1.0")
+            raise ParseError("expected no transfer-encoding in HTTP/1.0, got 'chunked'")
         headers["connection"] = "close"
     return status, reason, headers
 
@@ -429,6 +477,15 @@ def format_response(status: int, reason: str, headers: Mapping[str, Any]) -> byt
     `reason` is a `str` without surrounding blanks, empty where another server left
     it out (RFC 9112 §4). Raises `AppError`.
     """
+    line = None
+    if type(status) is int and type(reason) is str:
+        line = _status_texts.get((status, reason))
+    if line is None:
+        line = _format_status_line(status, reason)
+    return _join_head(line, headers)
+
+
+def _format_status_line(status: int, reason: str) -> bytes:
     check_status(status)
     if not isinstance(reason, str) or not _match_reason(reason):
         raise AppError(
@@ -436,7 +493,8 @@ def format_response(status: int, reason: str, headers: Mapping[str, Any]) -> byt
             f"got {shown(reason)}"
         )
     line = b"HTTP/1.1 %d %b" % (status, reason.encode("ascii"))
-    return b"".join([line, *_format_lines(headers)])
+    _status_texts.keep((status, reason), reason, line)
+    return line
 
 
 def check_status(status: Any) -> None:
@@ -525,11 +583,15 @@ def _repeated(name: str, before: Any, value: Any) -> Any:
 
 def _format_lines(headers: Mapping[str, Any]) -> list[bytes]:
     """The field lines, each with the CRLF that goes *before* it."""
-    if not isinstance(headers, Mapping):
+    # The exact type first: a look at an abstract one takes longer than a field.
+    if type(headers) is not dict and not isinstance(headers, Mapping):
         raise AppError(f"headers: expected a dict, got {shown(headers)}")
-    if len(headers) > MAX_HEADER_COUNT:
+    count = len(headers)
+    if "set-cookie" in headers and isinstance(headers["set-cookie"], list | tuple):
+        count += len(headers["set-cookie"]) - 1
+    if count > MAX_HEADER_COUNT:
         raise AppError(
-            f"headers: expected at most {MAX_HEADER_COUNT} fields, got {len(headers)}"
+            f"headers: expected at most {MAX_HEADER_COUNT} fields, got {count}"
         )
     lines = []
     for name, value in headers.items():
@@ -597,6 +659,87 @@ def body_framing(
     return framing
 
 
+def frame_headers(
+    headers: Mapping[str, Any],
+    framing: int | str | None,
+    method: str,
+    status: int | None = None,
+) -> Mapping[str, Any]:
+    """`headers` with the field that says `framing`; the inverse of `body_framing`.
+
+    `framing` is a length in bytes, `CHUNKED` or None; a length of zero is no body.
+    `headers` are never changed in place. Raises `AppError` where they contradict
+    the body, the method or the status.
+    """
+    if framing == CHUNKED:
+        if "transfer-encoding" not in headers:
+            headers = {**headers, "transfer-encoding": CHUNKED}
+    elif "content-length" not in headers:
+        if framing or _says_zero(method, status):
+            headers = {**headers, "content-length": framing or 0}
+    elif (
+        status is not None
+        and (status < 200 or status == 204)
+        and headers["content-length"] == 0
+    ):  # RFC 9110 §8.6: not even a zero
+        headers = {k: v for k, v in headers.items() if k != "content-length"}
+    try:
+        found = body_framing(headers, method, status)
+    except ParseError as error:
+        raise AppError(f"headers: {error}") from None
+    if found != (framing or None):
+        raise AppError(
+            f"headers: they frame a body of {found or 0}, the body has "
+            f"{framing or 0} (method {method}, status {status})"
+        )
+    return headers
+
+
+def _says_zero(method: str, status: int | None) -> bool:
+    """Whether a message without a body says so with a length (RFC 9110 §8.6)."""
+    if status is None:
+        return method in CONTENT_METHODS
+    return method != "HEAD" and status >= 200 and status not in (204, 304)
+
+
+# --- whole messages ----------------------------------------------------------
+
+
+def build_request(
+    method: str,
+    uri: str,
+    headers: Mapping[str, Any],
+    body: bytes | bytearray | None,
+    host: str,
+) -> bytes:
+    """A whole request with all of its body: framed, formatted and joined.
+
+    ``host`` and ``content-length`` are added where they are missing. Raises
+    `AppError`.
+    """
+    if "host" not in headers:
+        headers = {"host": host, **headers}
+    headers = frame_headers(headers, len(body) if body else None, method)
+    head = format_request(method, uri, headers)
+    return b"".join((head, b"\r\n\r\n", body or b""))
+
+
+def build_response(
+    status: int,
+    reason: str,
+    headers: Mapping[str, Any],
+    body: bytes | bytearray | None,
+    method: str,
+) -> bytes:
+    """A whole response with all of its body: framed, formatted and joined.
+
+    ``content-length`` is added where it is missing. Raises `AppError`.
+    """
+    headers = frame_headers(headers, len(body) if body else None, method, status)
+    head = format_response(status, reason, headers)
+    return b"".join((head, b"\r\n\r\n", body or b""))
+
+
 def says_close(headers: Mapping[str, Any]) -> bool:
     """Whether a `connection` field makes this the last message (RFC 9112 §9.6)."""
     options = headers["connection"].lower().split(",")
@@ -629,9 +772,9 @@ def parse_chunk_head(line: bytes) -> tuple[int, str | None]:
 
 def format_chunk_head(size: int, extension: str | None = None) -> bytes:
     """Format a chunk's first line; the inverse of :func:`parse_chunk_head`."""
-    if not 0 <= size <= MAX_CHUNK_SIZE:
+    if type(size) is not int or not 0 <= size <= MAX_CHUNK_SIZE:
         raise AppError(
-            f"expected a chunk of at most {MAX_CHUNK_SIZE} bytes, got {size}"
+            f"expected a chunk of at most {MAX_CHUNK_SIZE} bytes, got {shown(size)}"
         )
     if extension is None:
         return b"%x" % size
@@ -639,14 +782,19 @@ def format_chunk_head(size: int, extension: str | None = None) -> bytes:
         raise AppError(f"expected a chunk extension name=value, got {shown(extension)}")
     line = b"%x;%b" % (size, extension.encode("ascii"))
     if len(line) + 2 > MAX_CHUNK_LINE_SIZE:
-        raise AppError(f"expected a chunk extension under {MAX_CHUNK_LINE_SIZE} bytes")
+        raise AppError(
+            f"expected a chunk's line of at most {MAX_CHUNK_LINE_SIZE} bytes, "
+            f"got {len(line) + 2}"
+        )
     return line
 
 
 def parse_trailers(block: bytes) -> Headers:
     """Parse a trailer section: field lines with CRLF between them (RFC 9112 §7.1.2)."""
     if len(block) > MAX_TRAILERS_SIZE:
-        raise HeadTooLargeError(f"expected trailers under {MAX_TRAILERS_SIZE} bytes")
+        raise HeadTooLargeError(
+            f"expected trailers of at most {MAX_TRAILERS_SIZE} bytes, got {len(block)}"
+        )
     trailers = parse_headers(block)
     for name in trailers:
         if name in FORBIDDEN_TRAILERS:
@@ -656,10 +804,15 @@ def parse_trailers(block: bytes) -> Headers:
 
 def format_trailers(trailers: Mapping[str, Any]) -> bytes:
     """Format a trailer section; the inverse of :func:`parse_trailers`."""
+    block = format_headers(trailers)
     for name in trailers:
         if name in FORBIDDEN_TRAILERS:
             raise AppError(f"expected a field that may be a trailer, got {name!r}")
-    return format_headers(trailers)
+    if len(block) > MAX_TRAILERS_SIZE:
+        raise AppError(
+            f"expected trailers of at most {MAX_TRAILERS_SIZE} bytes, got {len(block)}"
+        )
+    return block
 
 
 # --- heads that are still coming ---------------------------------------------
@@ -671,17 +824,26 @@ def check_partial_head(data: bytes | bytearray, start: int, *, request: bool) ->
     So bare LF line ends, a TLS hello or an endless line are answered at once, and
     not when a deadline ends. The first `start` bytes were checked before. Raises
     `ParseError`, `TargetTooLongError` or `HeadTooLargeError`.
+
+    Of two faults the one that comes first in the bytes counts, so that the verdict
+    is the same for each way in which they can arrive.
     """
-    found = _find_illegal(data, max(0, start - 1), MAX_HEAD_SIZE)
+    end = MAX_HEAD_SIZE
+    longest = MAX_REQUEST_LINE_SIZE
+    endless = request and len(data) > longest and data.find(b"\r\n", 0, longest) < 0
+    if endless:
+        end = longest
+    found = _find_illegal(data, max(0, start - 1), end)
     if found is not None:
         raise ParseError(
             "expected ASCII lines ending with CRLF, "
             f"got {shown(bytes(data[found.start() : found.start() + 100]))}"
         )
-    longest = MAX_TARGET_SIZE + 64  # with the method and the version
-    if request and len(data) > longest and data.find(b"\r\n", 0, longest) < 0:
+    if endless:
         raise TargetTooLongError(
             f"expected a target of at most {MAX_TARGET_SIZE} bytes, got more"
         )
     if len(data) >= MAX_HEAD_SIZE:
-        raise HeadTooLargeError(f"expected a head of at most {MAX_HEAD_SIZE} bytes")
+        raise HeadTooLargeError(
+            f"expected a head of at most {MAX_HEAD_SIZE} bytes, got more"
+        )

@@ -49,6 +49,11 @@ EXCEPTIONS: dict[str, list[tuple[re.Pattern[bytes], str]]] = {
             "it refuses blanks after chunked, which are OWS by RFC 9112 §5.1",
         ),
         (
+            re.compile(rb"^[0-9a-f]{1,8};(?:[^\"\r\n]*|.*\")[ \t]", re.I | re.M),
+            "it refuses blanks inside of a chunk extension, which RFC 9112 §7.1.1 "
+            "asks a recipient to read",
+        ),
+        (
             re.compile(rb"^connection:.*upgrade", re.I | re.M),
             "it leaves what follows an Upgrade to somebody else; Degu ignores "
             "Upgrade, as RFC 9110 §7.8 lets a server do",

@@ -1,0 +1,1070 @@
+"""degu.base: bodies that come in and go out, and the stream under them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from degu import base, wire
+from degu.base import (
+    ChunkedInput,
+    ChunkedOutput,
+    FileOutput,
+    Input,
+    Output,
+    Stream,
+    build_uri,
+    complete_headers,
+    make_input,
+    make_output_from_input,
+)
+from degu.errors import (
+    AppError,
+    BodyClosedError,
+    ChunkError,
+    ContentTooLargeError,
+    EmptyHeadError,
+    HeadTimeoutError,
+    HeadTooLargeError,
+    OverFlowError,
+    ParseError,
+    PeerError,
+    SlowPeerError,
+    UnderFlowError,
+)
+from degu.limits import (
+    MAX_CHUNK_LINE_SIZE,
+    MAX_CHUNK_SIZE,
+    MAX_READ_SIZE,
+    MAX_TRAILERS_SIZE,
+)
+
+CHUNKS = [("k=v", b"hello"), (None, b" "), ("a;b=c", b"world"), ("last", b"")]
+CODED = b"5;k=v\r\nhello\r\n1\r\n \r\n5;a;b=c\r\nworld\r\n0;last\r\nx-sum: 7\r\n\r\n"
+
+
+class Dribble(io.RawIOBase):
+    """A file that gives one byte a call, whatever it is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def readinto(self, buffer: Any) -> int:
+        piece, self._data = self._data[:1], self._data[1:]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        size = -1 if size is None else size
+        line = b""
+        while not line.endswith(b"\n") and len(line) != size and self._data:
+            line, self._data = line + self._data[:1], self._data[1:]
+        return line
+
+
+class Takes(io.RawIOBase):
+    """A raw file that takes at most `size` bytes a call, as a pipe may."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.data = b""
+
+    def write(self, data: Any) -> int:
+        piece = bytes(data[: self.size])
+        self.data += piece
+        return len(piece)
+
+
+def sized(data: bytes) -> Input:
+    return Input(io.BytesIO(data), len(data))
+
+
+def chunked(data: bytes) -> ChunkedInput:
+    size = b"%x" % len(data)
+    return ChunkedInput(io.BytesIO(size + b"\r\n" + data + b"\r\n0\r\n\r\n"))
+
+
+def until_close(data: bytes) -> Input:
+    return Input(io.BytesIO(data), None)
+
+
+INPUTS = [sized, chunked, until_close]
+inputs = pytest.mark.parametrize("make", INPUTS, ids=lambda make: make.__name__)
+
+
+# --- bodies that came in ---------------------------------------------------------
+
+
+@inputs
+def test_read_without_a_size_gives_the_whole_body(make: Callable[[bytes], Input]):
+    """`read()` reads all of it, closes the body, and then gives nothing more."""
+    body = make(b"hello world")
+    assert not body.closed
+    assert body.read() == b"hello world"
+    assert body.closed
+    assert body.read() == b""
+    assert body.read(5) == b""
+
+
+@inputs
+def test_read_with_a_size_gives_that_many_bytes_and_fewer_at_the_end(make):
+    """`read(size)` is exact up to the end, and ``b''`` after it."""
+    body = make(b"hello world")
+    assert body.read(0) == b""
+    assert body.read(4) == b"hell"
+    assert body.read(4) == b"o wo"
+    assert body.read(4) == b"rld"
+    assert body.read(4) == b""
+    assert body.closed
+
+
+@inputs
+def test_iteration_gives_every_byte_once(make):
+    """The pieces of an iteration make up the body, of which a part may be read."""
+    body = make(b"hello world")
+    assert body.read(3) == b"hel"
+    assert b"".join(body) == b"lo world"
+    assert body.closed
+
+
+@inputs
+def test_iteration_of_a_body_that_was_read_is_refused(make):
+    """A body can't be iterated twice; the error says what it was."""
+    body = make(b"hello")
+    body.read()
+    with pytest.raises(BodyClosedError, match="Input"):
+        iter(body)
+    with pytest.raises(BodyClosedError, match="Input"):
+        body.write_to(io.BytesIO())
+
+
+@inputs
+def test_readinto_fills_at_least_one_byte_until_the_end(make):
+    """`readinto` gives 0 at the end only, or for an empty buffer."""
+    body = make(b"hello world")
+    assert body.readinto(bytearray()) == 0
+    assert not body.closed
+    collected = bytearray()
+    buffer = bytearray(4)
+    while count := body.readinto(buffer):
+        collected += buffer[:count]
+    assert collected == b"hello world"
+    assert body.closed
+    assert body.readinto(buffer) == 0
+
+
+@inputs
+def test_write_to_copies_the_rest_and_returns_its_size(make):
+    """`write_to` says how many bytes it wrote, also to a file that takes few a time."""
+    body = make(b"hello world")
+    body.read(1)
+    target = Takes(3)
+    assert body.write_to(target) == 10
+    assert target.data == b"ello world"
+    assert body.closed
+
+
+@inputs
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [(-1, ValueError), ("5", TypeError), (True, TypeError), (5.0, TypeError)],
+)
+def test_read_refuses_a_bad_size(make, size: Any, error: type[Exception]):
+    """A bad size is an error that shows it; the body stays as it was."""
+    body = make(b"hello")
+    with pytest.raises(error, match=f"size: expected an int.*{size!r}"):
+        body.read(size)
+    assert body.read() == b"hello"
+
+
+@inputs
+def test_read_without_a_size_is_capped_and_nothing_is_lost(make):
+    """S8: over 16 MiB `read()` says how to stream; all bytes can still be streamed."""
+    data = bytes(range(256)) * (MAX_READ_SIZE // 256) + b"!"
+    body = make_large(make, data)
+    with pytest.raises(ContentTooLargeError, match=r"read\(size\).*write_to"):
+        body.read()
+    assert not body.closed
+    with pytest.raises(ContentTooLargeError):
+        body.read()
+    assert body.read(3) == data[:3]
+    target = io.BytesIO()
+    assert body.write_to(target) == len(data) - 3
+    assert target.getvalue() == data[3:]
+
+
+@inputs
+def test_read_without_a_size_takes_a_body_of_the_cap(make):
+    """S8: exactly 16 MiB is still read at once."""
+    data = bytes(MAX_READ_SIZE)
+    assert make_large(make, data).read() == data
+
+
+def make_large(make: Callable[[bytes], Any], data: bytes) -> Any:
+    """A body over the size of one chunk."""
+    if make is not chunked:
+        return make(data)
+    coded = io.BytesIO()
+    ChunkedOutput([data]).write_to(coded)
+    return ChunkedInput(io.BytesIO(coded.getvalue()))
+
+
+def test_reading_on_in_small_pieces_after_the_cap_is_not_slow():
+    """What was put back is not copied for every small read."""
+    body = make_large(chunked, bytes(MAX_READ_SIZE + 1))
+    with pytest.raises(ContentTooLargeError):
+        body.read()
+    started = time.monotonic()
+    for _ in range(2000):
+        body.read(10)
+    assert time.monotonic() - started < 2.0
+
+
+def test_a_sized_body_cut_short_says_how_many_of_how_many_bytes_came():
+    """D15: the error is a `ConnectionError` that knows both numbers."""
+    body = Input(io.BytesIO(b"hello"), 9)
+    with pytest.raises(UnderFlowError, match="after 5 of 9 bytes") as caught:
+        body.read()
+    assert isinstance(caught.value, ConnectionError)
+    assert (caught.value.received, caught.value.expected) == (5, 9)
+    assert body.closed
+
+
+@pytest.mark.parametrize("cut", range(len(CODED)))
+def test_a_chunked_body_cut_short_anywhere_is_an_error(cut: int):
+    """D15: no cut of the coding passes for a whole body."""
+    body = ChunkedInput(io.BytesIO(CODED[:cut]))
+    with pytest.raises(UnderFlowError, match="an unstated number of bytes"):
+        body.read()
+    assert body.closed
+
+
+def test_a_body_until_close_that_breaks_off_is_an_error():
+    """An RST does not pass for the end of a body that has no stated length."""
+
+    class Breaks(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            count = super().readinto(buffer)
+            if not count:
+                raise PeerError("reset")
+            return count
+
+    body = Input(Breaks(b"hello"), None)
+    with pytest.raises(UnderFlowError, match="after 5 of an unstated") as caught:
+        body.read()
+    assert isinstance(caught.value.__cause__, PeerError)
+    assert until_close(b"hello").read() == b"hello"
+
+
+def test_a_body_until_close_has_a_cap():
+    """`max_size` bounds a body that states no length as well."""
+    with pytest.raises(ContentTooLargeError, match="at most 4 bytes"):
+        Input(io.BytesIO(b"hello"), None, 4).read()
+    assert Input(io.BytesIO(b"hello"), None, 5).read() == b"hello"
+
+
+def test_bytes_after_a_sized_body_are_left_alone():
+    """A body takes its own bytes and not one more."""
+    file = io.BytesIO(b"helloGET / HTTP/1.1")
+    assert Input(file, 5).read() == b"hello"
+    assert file.read() == b"GET / HTTP/1.1"
+
+
+def test_an_empty_body_is_consumed_from_the_start():
+    """D16: nothing has to be read of a body of no bytes."""
+    body = Input(io.BytesIO(b""), 0)
+    assert body.closed
+    assert body.read() == b""
+
+
+def test_reading_exactly_the_length_consumes_a_body():
+    """D16: no extra read is needed to find the end."""
+    body = sized(b"hello")
+    body.read(5)
+    assert body.closed
+
+
+@pytest.mark.parametrize(
+    ("length", "error"),
+    [
+        (-1, ValueError),
+        (10**16, ValueError),
+        ("5", TypeError),
+        (True, TypeError),
+        (5.0, TypeError),
+    ],
+)
+def test_a_bad_content_length_is_refused(length: Any, error: type[Exception]):
+    """The error names the argument and shows what came."""
+    for make in (Input, lambda _, length: Output([b""], length)):
+        with pytest.raises(error, match=f"content_length: expected .*{length!r}"):
+            make(io.BytesIO(), length)
+
+
+def test_a_length_over_four_gibibytes_is_counted_right():
+    """S15: lengths do not wrap at 2 or 4 GiB."""
+    body = Input(io.BytesIO(b"hello"), 2**32 + 5)
+    assert body.read(5) == b"hello"
+    assert body.remaining == 2**32
+    with pytest.raises(UnderFlowError, match="after 5 of 4294967301"):
+        body.read(1)
+
+
+# --- chunks that came in ---------------------------------------------------------
+
+
+def test_chunks_come_with_their_extensions_and_trailers():
+    """D23: `readchunk` gives every chunk as it was sent, the last one included."""
+    body = ChunkedInput(io.BytesIO(CODED + b"GET"))
+    assert body.trailers == {}
+    assert [body.readchunk() for _ in CHUNKS] == CHUNKS
+    assert body.closed
+    assert body.trailers == {"x-sum": "7"}
+    assert body.readchunk() == (None, b"")
+    assert body.rfile.read() == b"GET"
+
+
+def test_chunks_iterates_to_the_last_one():
+    """`chunks()` ends with the empty chunk, and can't be had twice."""
+    body = ChunkedInput(io.BytesIO(CODED))
+    assert list(body.chunks()) == CHUNKS
+    with pytest.raises(BodyClosedError):
+        next(body.chunks())
+
+
+def test_sized_reads_and_chunks_can_be_mixed():
+    """D23: what a sized read left of a chunk is the next chunk."""
+    body = ChunkedInput(io.BytesIO(CODED))
+    assert body.read(7) == b"hello w"
+    assert body.readchunk() == ("a;b=c", b"orld")
+    assert body.readchunk() == ("last", b"")
+
+
+def test_a_chunked_body_from_a_file_that_dribbles_is_the_same():
+    """However the bytes arrive, the chunks are those that were sent."""
+    body = ChunkedInput(Dribble(CODED))
+    assert list(body.chunks()) == CHUNKS
+    assert body.trailers == {"x-sum": "7"}
+    assert ChunkedInput(Dribble(CODED)).read() == b"hello world"
+
+
+def test_what_the_cap_put_back_comes_as_a_chunk():
+    """After a refused `read()` the chunks go on without loss."""
+    data = bytes(MAX_READ_SIZE) + b"!"
+    body = make_large(chunked, data)
+    with pytest.raises(ContentTooLargeError):
+        body.read()
+    assert b"".join(piece for _, piece in body.chunks()) == data
+
+
+BAD_CHUNKS = [
+    b"",
+    b"+3\r\nabc",
+    b"-3\r\nabc",
+    b"0x3\r\nabc",
+    b"3 \r\nabc",
+    b" 3\r\nabc",
+    b"0_3\r\nabc",
+    b"000000003\r\nabc",
+    b"g\r\nabc",
+    b"\xd9\xa3\r\nabc",
+    b"3\nabc",
+    b"3\rabc",
+    b"3;\r\nabc",
+    b"3;k=\r\nabc",
+    b"3;k=\x00\r\nabc",
+    b"3\r\nabcd\r\n0\r\n\r\n",
+    b"3\r\nabc\n0\r\n\r\n",
+    b"3\r\nabcXX0\r\n\r\n",
+    b"3\r\nab\r\n0\r\n\r\n",
+    b"0\r\n\n",
+    b"0\r\nx\r\n\r\n",
+    b"0\r\ncontent-length: 5\r\n\r\n",
+    b"0\r\nx: 1\r\nx: 1\r\n\r\n",
+    b"0\r\n x: 1\r\n\r\n",
+    b"0\r\nx: 1\n\r\n",
+]
+
+
+@pytest.mark.parametrize("coded", BAD_CHUNKS)
+def test_bad_chunks_are_refused(coded: bytes):
+    """S11: no sign, blank, underscore, zero or bare line end passes in a size line."""
+    body = ChunkedInput(io.BytesIO(coded + b"\r\n" * 2))
+    with pytest.raises(ParseError):
+        body.read()
+    assert body.closed
+
+
+def test_a_chunk_over_the_cap_is_refused_before_memory_is_taken():
+    """S3: the size line alone is enough to refuse; 16 MiB itself is in order."""
+    body = ChunkedInput(io.BytesIO(b"1000001\r\n"))
+    with pytest.raises(ContentTooLargeError, match="16777216"):
+        body.readchunk()
+    body = ChunkedInput(io.BytesIO(b"1000000\r\nabc"))
+    with pytest.raises(UnderFlowError, match="after 3 of"):
+        body.readchunk()
+
+
+def test_a_chunked_body_over_its_size_is_refused():
+    """The sum of the chunks counts, and is refused before the data is read."""
+    coded = b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n"
+    assert ChunkedInput(io.BytesIO(coded), 6).read() == b"abcdef"
+    body = ChunkedInput(io.BytesIO(coded), 5)
+    assert body.readchunk() == (None, b"abc")
+    with pytest.raises(ContentTooLargeError, match="at most 5 bytes"):
+        body.readchunk()
+
+
+def test_a_size_line_has_a_cap():
+    """An endless extension is refused at 4096 bytes."""
+    room = MAX_CHUNK_LINE_SIZE - len("1;\r\n")
+    for size, fits in ((room, True), (room + 1, False)):
+        coded = b"1;" + b"e" * size + b"\r\nx\r\n0\r\n\r\n"
+        body = ChunkedInput(io.BytesIO(coded))
+        if fits:
+            assert body.readchunk() == ("e" * room, b"x")
+        else:
+            with pytest.raises(ParseError):
+                body.readchunk()
+
+
+def test_trailers_have_a_cap():
+    """Over 8 KiB a trailer section is refused as too large."""
+    for over in range(-2, 4):
+        value = b"v" * (MAX_TRAILERS_SIZE - len("x: ") + over)
+        body = ChunkedInput(io.BytesIO(b"0\r\nx: " + value + b"\r\n\r\n"))
+        if over <= 0:
+            body.read()
+            assert body.trailers == {"x": value.decode()}
+        else:
+            with pytest.raises(HeadTooLargeError):
+                body.read()
+    many = b"x%d: 1\r\n" * 2000 % tuple(range(2000))
+    with pytest.raises(HeadTooLargeError):
+        ChunkedInput(io.BytesIO(b"0\r\n" + many + b"\r\n")).read()
+
+
+# --- bodies that go out ----------------------------------------------------------
+
+
+def write(body: Any) -> bytes:
+    target = io.BytesIO()
+    body.write_to(target)
+    return target.getvalue()
+
+
+def test_output_writes_its_pieces():
+    """Bytes, bytearrays and memoryviews are pieces; an empty one is nothing."""
+    pieces: list[Any] = [b"he", bytearray(b"ll"), b"", memoryview(b"o")]
+    body = Output(pieces, 5)
+    target = io.BytesIO()
+    assert body.write_to(target) == 5
+    assert target.getvalue() == b"hello"
+    assert body.closed
+    assert list(Output(pieces, 5)) == pieces
+
+
+@pytest.mark.parametrize("length", [4, 0])
+def test_output_with_too_much_is_an_error_and_sends_no_more_than_its_length(length):
+    """An overflow is noticed before the piece that causes it is written."""
+    target = io.BytesIO()
+    with pytest.raises(OverFlowError, match=f"6 bytes, its length is {length}|3 bytes"):
+        Output([b"abc", b"def"], length).write_to(target)
+    assert len(target.getvalue()) <= length
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b"abc"]])
+def test_output_with_too_little_is_an_error(pieces: list[bytes]):
+    """An underflow says how many of how many bytes the source gave."""
+    with pytest.raises(UnderFlowError, match="of 4 bytes"):
+        write(Output(pieces, 4))
+    with pytest.raises(UnderFlowError):
+        list(Output(pieces, 4))
+
+
+def make_outputs(folder: Path) -> Iterator[Any]:
+    (folder / "file").write_bytes(b"hello")
+    yield Output([b"hello"], 5)
+    yield ChunkedOutput([b"hello"])
+    yield FileOutput(open(folder / "file", "rb"))  # noqa: SIM115
+    yield Output(sized(b"hello"), 5)
+    yield ChunkedOutput(chunked(b"hello"))
+
+
+def test_an_output_body_can_be_used_once(tmp_path: Path):
+    """Writing or iterating the second time is an error that shows the body."""
+    for body in make_outputs(tmp_path):
+        write(body)
+        for again in (write, list):
+            with pytest.raises(BodyClosedError, match="this body was sent before"):
+                again(body)
+    for body in make_outputs(tmp_path):
+        assert list(body)
+        with pytest.raises(BodyClosedError):
+            write(body)
+
+
+def test_a_used_body_is_refused_before_a_head_is_sent(tmp_path: Path):
+    """Whoever completes headers for a used body hears it in time."""
+    for body in make_outputs(tmp_path):
+        assert complete_headers({}, body, "PUT")
+        write(body)
+        with pytest.raises(BodyClosedError):
+            complete_headers({}, body, "PUT")
+    for make in INPUTS:
+        incoming: Any = make(b"hello")
+        assert complete_headers({}, incoming, "PUT")
+        incoming.read()
+        with pytest.raises(BodyClosedError):
+            complete_headers({}, incoming, "PUT")
+
+
+@pytest.mark.parametrize("make", [lambda s: Output(s, 5), ChunkedOutput])
+@pytest.mark.parametrize("source", ["hello", b"hello", 5, None])
+def test_a_source_that_is_no_iterable_of_bytes_is_refused(make, source: Any):
+    """A `str`, plain bytes (whose items are ints) and others: the error shows them."""
+    with pytest.raises(TypeError, match="source: expected an iterable of bytes, got"):
+        make(source)
+
+
+@pytest.mark.parametrize("make", [lambda s: Output(s, 5), ChunkedOutput])
+def test_a_source_that_yields_no_bytes_is_refused(make):
+    """A piece of text is an error when it is met."""
+    with pytest.raises(TypeError, match="expected bytes, got 'hello'"):
+        write(make(["hello"]))
+
+
+def test_chunked_output_writes_what_chunked_input_reads():
+    """Chunks, extensions, the last chunk and trailers come out as they came in."""
+    body = ChunkedOutput(iter(CHUNKS), {"x-sum": "7"})
+    assert write(body) == CODED
+    through = ChunkedOutput(ChunkedInput(io.BytesIO(CODED)))
+    assert write(through) == CODED
+
+
+def test_chunked_output_returns_the_bytes_of_data():
+    """Sizes and line ends of the coding do not count."""
+    assert ChunkedOutput([b"hello", b"world"]).write_to(io.BytesIO()) == 10
+
+
+def test_a_last_chunk_is_added_where_there_is_none():
+    """A source of data alone, and an empty one, end properly; b'' is the last."""
+    assert write(ChunkedOutput([b"hello"])) == b"5\r\nhello\r\n0\r\n\r\n"
+    assert write(ChunkedOutput([])) == b"0\r\n\r\n"
+    assert write(ChunkedOutput([b"hello", b""])) == b"5\r\nhello\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("after", [b"", b"more"])
+def test_a_chunk_after_the_last_is_an_error(after: bytes):
+    """An empty piece ends the body; nothing may follow."""
+    with pytest.raises(ChunkError, match="after the last"):
+        write(ChunkedOutput([b"hello", b"", after]))
+
+
+def test_a_chunk_over_the_cap_is_split():
+    """A piece of more than 16 MiB leaves as chunks that every Degu takes."""
+    data = bytes(MAX_CHUNK_SIZE + 3)
+    coded = write(ChunkedOutput([data]))
+    body = ChunkedInput(io.BytesIO(coded))
+    assert [len(piece) for _, piece in body.chunks()] == [MAX_CHUNK_SIZE, 3, 0]
+
+
+@pytest.mark.parametrize("extension", ["", "a b", "k=\r\nx", "k=\x00", "é", 5, b"k"])
+def test_a_bad_extension_is_refused_on_output(extension: Any):
+    """S4: no control byte or blank leaves in a chunk extension."""
+    target = io.BytesIO()
+    with pytest.raises(AppError, match="expected a chunk extension"):
+        ChunkedOutput([(extension, b"hello")]).write_to(target)
+    assert target.getvalue() == b""
+
+
+def test_bad_trailers_are_refused_on_output():
+    """Fields that frame or route may not come as trailers, nor CR and LF in them."""
+    for trailers in ({"content-length": 5}, {"x": "a\r\nb: c"}, {"X": "upper"}):
+        with pytest.raises(AppError):
+            write(ChunkedOutput([b"hello"], trailers))
+
+
+def test_file_output_sends_from_the_position_and_closes_the_file(tmp_path: Path):
+    """By default the rest of the file; afterwards it is closed."""
+    path = tmp_path / "file"
+    path.write_bytes(b"hello world")
+    with open(path, "rb") as file:
+        file.read(6)
+        body = FileOutput(file)
+        assert body.content_length == 5
+        assert write(body) == b"world"
+        assert file.closed
+    with open(path, "rb") as file:
+        assert write(FileOutput(file, 5)) == b"hello"
+    with open(path, "rb") as file:
+        assert b"".join(FileOutput(file)) == b"hello world"
+        assert file.closed
+
+
+def test_a_file_that_is_too_short_is_an_error(tmp_path: Path):
+    """Also one that was truncated after it was measured."""
+    path = tmp_path / "file"
+    path.write_bytes(b"hello world")
+    for use in (write, list):
+        with open(path, "rb") as file, pytest.raises(UnderFlowError, match="11 of 20"):
+            use(FileOutput(file, 20))
+    with open(path, "rb") as file:
+        body = FileOutput(file)
+        path.write_bytes(b"he")
+        with pytest.raises(UnderFlowError, match="2 of 11 bytes"):
+            write(body)
+
+
+def test_a_file_opened_for_text_is_refused(tmp_path: Path):
+    """The error names the argument."""
+    path = tmp_path / "file"
+    path.write_text("hello")
+    with open(path) as file, pytest.raises(TypeError, match="fp: expected a file"):
+        FileOutput(file)
+
+
+# --- the verbs -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "uri"),
+    [
+        ([], None, "/"),
+        ([], "", "/?"),
+        (["foo"], None, "/foo"),
+        (["foo", ""], None, "/foo/"),
+        (["", ""], None, "//"),
+        (["a%2Fb", "c"], "k=v&w", "/a%2Fb/c?k=v&w"),
+    ],
+)
+def test_build_uri_is_the_inverse_of_parse_target(path, query, uri: str):
+    """What was split is joined again, with percent-encoding left as it came."""
+    assert build_uri(path, query) == uri
+    assert wire.parse_target(uri) == (path, query)
+
+
+def test_make_output_from_input_sends_on_what_comes_in():
+    """None stays None; each input body gives an output of the same framing."""
+    assert make_output_from_input(None) is None
+    output = make_output_from_input(sized(b"hello"))
+    assert isinstance(output, Output)
+    assert output.content_length == 5
+    assert write(output) == b"hello"
+    output = make_output_from_input(ChunkedInput(io.BytesIO(CODED)))
+    assert isinstance(output, ChunkedOutput)
+    assert write(output) == CODED
+    output = make_output_from_input(until_close(b"hello"))
+    assert isinstance(output, ChunkedOutput)
+    assert b"".join(piece for _, piece in output) == b"hello"
+
+
+def test_make_output_from_input_sends_the_rest_of_a_body_that_was_begun():
+    """An app may look at the beginning of a body before it passes the rest on."""
+    body = sized(b"hello")
+    body.read(2)
+    assert complete_headers({}, body, "PUT") == {"content-length": 3}
+    output = make_output_from_input(body)
+    assert write(output) == b"llo"
+
+
+@pytest.mark.parametrize("body", [b"bytes", "text", 5, Output([], 0)])
+def test_make_output_from_input_refuses_anything_else(body: Any):
+    """What is no input body is a `TypeError` that shows it."""
+    with pytest.raises(TypeError, match="body: expected None, Input or ChunkedInput"):
+        make_output_from_input(body)
+
+
+def build(headers: dict[str, Any], method: str, status: int | None) -> Any:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        return make_input(make_stream(ours), headers, method, status, 100)
+
+
+def test_a_length_of_zero_is_no_body():
+    """The field goes as well; an answer to HEAD, and a 304, keep it."""
+    for method, status in (("POST", None), ("GET", 200)):
+        headers: dict[str, Any] = {"content-length": 0, "x": "y"}
+        assert build(headers, method, status) is None
+        assert headers == {"x": "y"}
+    for method, status, length in (("HEAD", 200, 0), ("HEAD", 200, 5), ("GET", 304, 5)):
+        headers = {"content-length": length}
+        assert build(headers, method, status) is None
+        assert headers == {"content-length": length}
+
+
+def test_a_body_over_the_cap_is_refused_by_its_head():
+    """`max_body_size` is compared with the stated length at once."""
+    assert build({"content-length": 100}, "PUT", None).content_length == 100
+    with pytest.raises(ContentTooLargeError, match="at most 100 bytes, got 101"):
+        build({"content-length": 101}, "PUT", None)
+
+
+class TestCompleteHeaders:
+    """The framing field is supplied, or refused where it contradicts the body."""
+
+    @pytest.mark.parametrize("method", ["PUT", "POST", "PATCH"])
+    def test_a_request_without_a_body_says_so(self, method: str):
+        """Methods that usually have content say zero (RFC 9110 §8.6)."""
+        assert complete_headers({}, None, method) == {"content-length": 0}
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
+    def test_a_request_that_has_none_anyway_says_nothing(self, method: str):
+        """GET and its like go out without a framing field."""
+        assert complete_headers({}, None, method) == {}
+
+    @pytest.mark.parametrize("status", [200, 201, 404, 500])
+    def test_a_response_without_a_body_says_so(self, status: int):
+        """D2: a None body has content-length 0, so that no client waits for more."""
+        assert complete_headers({}, None, "GET", status) == {"content-length": 0}
+
+    @pytest.mark.parametrize(
+        ("method", "status"),
+        [("HEAD", 200), ("GET", 204), ("GET", 304), ("GET", 100), ("GET", 103)],
+    )
+    def test_a_response_that_never_has_one_says_nothing(self, method, status):
+        """D2: HEAD, 1xx, 204 and 304 get no framing field."""
+        assert complete_headers({}, None, method, status) == {}
+
+    @pytest.mark.parametrize(
+        ("body", "field"),
+        [
+            (b"hello", {"content-length": 5}),
+            (bytearray(b"hello"), {"content-length": 5}),
+            (memoryview(b"hello"), {"content-length": 5}),
+            (b"", {"content-length": 0}),
+            (Output([], 5), {"content-length": 5}),
+            (sized(b"hello"), {"content-length": 5}),
+            (ChunkedOutput([]), {"transfer-encoding": "chunked"}),
+            (chunked(b"hello"), {"transfer-encoding": "chunked"}),
+            (until_close(b"hello"), {"transfer-encoding": "chunked"}),
+        ],
+    )
+    def test_a_body_brings_its_field_unless_it_is_there(self, body: Any, field):
+        """The given headers are never changed, and a fitting field is no repeat."""
+        given = {"x": "y"}
+        for status in (None, 200):
+            assert complete_headers(given, body, "PUT", status) == {**given, **field}
+            assert given == {"x": "y"}
+            whole = {**given, **field}
+            assert complete_headers(whole, body, "PUT", status) == whole
+
+    @pytest.mark.parametrize(
+        ("headers", "body"),
+        [
+            ({"content-length": 4}, b"hello"),
+            ({"content-length": 6}, b"hello"),
+            ({"content-length": 5}, None),
+            ({"content-length": "5"}, b"hello"),
+            ({"content-length": 5}, ChunkedOutput([])),
+            ({"transfer-encoding": "chunked"}, b"hello"),
+            ({"transfer-encoding": "chunked"}, None),
+            ({"transfer-encoding": "chunked", "content-length": 5}, b"hello"),
+            (
+                {"transfer-encoding": "chunked", "content-length": 5},
+                ChunkedOutput([]),
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("status", [None, 200])
+    def test_a_field_that_contradicts_the_body_is_refused(self, headers, body, status):
+        """D3, D4: never two framings, never another length, in either direction."""
+        with pytest.raises(AppError, match="headers: "):
+            complete_headers(headers, body, "PUT", status)
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+    @pytest.mark.parametrize("body", [b"x", ChunkedOutput([]), Output([b"x"], 1)])
+    def test_a_method_without_a_body_gets_none(self, method: str, body: Any):
+        """S13: GET, HEAD and DELETE are refused with a body."""
+        with pytest.raises(AppError, match=f"no body with {method}"):
+            complete_headers({}, body, method)
+
+    @pytest.mark.parametrize(
+        ("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304), ("GET", 103)]
+    )
+    def test_a_status_without_a_body_gets_none(self, method: str, status: int):
+        """Content for HEAD, 1xx, 204 and 304 is the app's mistake."""
+        for body in (b"x", ChunkedOutput([])):
+            with pytest.raises(AppError):
+                complete_headers({}, body, method, status)
+
+    def test_a_head_answer_keeps_its_length(self):
+        """HEAD and 304 may say how long the content would be."""
+        for method, status in (("HEAD", 200), ("GET", 304)):
+            headers = {"content-length": 5}
+            assert complete_headers(headers, None, method, status) == headers
+
+    def test_a_length_of_zero_is_dropped_where_none_may_be(self):
+        """RFC 9110 §8.6: no content-length in a 204 or 1xx, not even zero."""
+        assert complete_headers({"content-length": 0}, None, "GET", 204) == {}
+        assert complete_headers({"content-length": 0}, None, "GET", 103) == {}
+
+    @pytest.mark.parametrize(
+        "body", ["text", 5, ["list"], {}, memoryview(b"abcd")[::2], object()]
+    )
+    def test_a_body_of_another_type_is_refused(self, body: Any):
+        """The error lists what a body may be."""
+        with pytest.raises(AppError, match="body: expected None, bytes, Output"):
+            complete_headers({}, body, "PUT")
+
+    @pytest.mark.parametrize("headers", [None, [("a", "b")], "a: b", 5])
+    def test_headers_that_are_no_dict_are_refused(self, headers: Any):
+        """The error names the argument and shows what came."""
+        with pytest.raises(AppError, match="headers: expected a dict, got"):
+            complete_headers(headers, None, "GET")
+
+
+# --- the stream ------------------------------------------------------------------
+
+
+def make_stream(sock: socket.socket, **options: Any) -> Stream:
+    options = {"timeout": 5.0, "head_timeout": 5.0, "min_rate": 1024, **options}
+    return Stream(sock, **options)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two sockets that are connected with each other; what isn't closed gets it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_head_is_read_without_its_empty_line_and_the_rest_kept(pair):
+    """What follows a head is the beginning of a body, or the next head."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    theirs.sendall(b"one\r\na: b\r\n\r\ntwo\r\n\r\nhello")
+    assert stream.read_head(1.0, request=True) == b"one\r\na: b"
+    assert stream.read_head(1.0, request=True) == b"two"
+    assert stream.surplus == b"hello"
+    assert stream.read(5) == b"hello"
+
+
+def test_a_head_may_come_byte_by_byte(pair):
+    """Any split of the bytes gives the same head."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+
+    def drip() -> None:
+        for byte in b"one\r\na: b\r\n\r\nrest":
+            theirs.send(bytes([byte]))
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    assert stream.read_head(1.0, request=True) == b"one\r\na: b"
+    thread.join()
+    assert stream.read(4) == b"rest"
+
+
+def test_a_head_has_a_deadline_in_total(pair):
+    """D6: a byte now and then does not stretch `head_timeout`."""
+    ours, theirs = pair
+    stream = make_stream(ours, head_timeout=0.2)
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.02):
+            theirs.send(b"x")
+
+    theirs.send(b"G")
+    thread = threading.Thread(target=drip)
+    thread.start()
+    started = time.monotonic()
+    with pytest.raises(HeadTimeoutError, match=r"0\.2 seconds"):
+        stream.read_head(1.0, request=True)
+    assert 0.15 < time.monotonic() - started < 2.0
+    stop.set()
+    thread.join()
+
+
+def test_a_head_that_never_begins_is_a_slow_peer(pair):
+    """Silence is no broken rule: the error is a `TimeoutError`."""
+    ours, _ = pair
+    stream = make_stream(ours)
+    with pytest.raises(SlowPeerError) as caught:
+        stream.read_head(0.05, request=True)
+    assert isinstance(caught.value, TimeoutError)
+    assert isinstance(caught.value, ConnectionError)
+    assert stream.error is caught.value
+
+
+def test_a_peer_that_closes_before_a_head_and_inside_one(pair):
+    """Only the first is an `EmptyHeadError`."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    theirs.send(b"one\r\n\r\nGET /")
+    theirs.close()
+    stream.read_head(1.0, request=True)
+    with pytest.raises(PeerError, match=r"inside a head, after .*GET /") as caught:
+        stream.read_head(1.0, request=True)
+    assert not isinstance(caught.value, EmptyHeadError)
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours, pytest.raises(EmptyHeadError):
+        make_stream(ours).read_head(1.0, request=True)
+
+
+def read_on(body: Input, size: int) -> None:
+    while body.read(size):
+        pass
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_a_body_that_drips_is_cut_off(pair, size: int):
+    """D6: below `min_rate` the whole body has little more than `timeout`."""
+    ours, theirs = pair
+    stream = make_stream(ours, timeout=0.2, min_rate=10_000)
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.02):
+            theirs.send(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    started = time.monotonic()
+    body = Input(stream, 1_000_000)
+    with pytest.raises(SlowPeerError, match="under 10000 bytes a second"):
+        read_on(body, size)
+    assert 0.15 < time.monotonic() - started < 3.0
+    stop.set()
+    thread.join()
+
+
+def test_without_a_minimum_rate_a_drip_is_let_go_on(pair):
+    """``min_rate=0`` leaves the deadline for each read alone."""
+    ours, theirs = pair
+    stream = make_stream(ours, timeout=0.3, min_rate=0)
+
+    def drip() -> None:
+        for _ in range(25):
+            time.sleep(0.02)
+            theirs.send(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    assert Input(stream, 25).read() == b"x" * 25
+    thread.join()
+
+
+@pytest.mark.parametrize("how", ["bytes", "file", "pieces"])
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+def test_a_peer_that_reads_a_drip_is_cut_off(tmp_path: Path, how: str, family):
+    """D6: also where the kernel copies, one call never waits without bound."""
+    ours, theirs = make_pair(family)
+    stream = make_stream(ours, timeout=0.3, min_rate=100_000_000)
+    path = tmp_path / "large"
+    size = 30_000_000
+    with open(path, "wb") as file:
+        file.truncate(size)
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.01):
+            theirs.recv(30_000)
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    started = time.monotonic()
+    with pytest.raises(SlowPeerError):
+        write_large(stream, how, path, size)
+    stop.set()
+    thread.join()
+    stream.close()
+    theirs.close()
+    assert time.monotonic() - started < 3.0
+
+
+def write_large(stream: Stream, how: str, path: Path, size: int) -> None:
+    if how == "bytes":
+        stream.write(bytes(size))
+    elif how == "file":
+        FileOutput(open(path, "rb")).write_to(stream)  # noqa: SIM115
+    else:
+        Output((bytes(1_000_000) for _ in range(30)), size).write_to(stream)
+
+
+def make_pair(family: int) -> tuple[socket.socket, socket.socket]:
+    """Connected sockets of one family, with small buffers."""
+    if family == socket.AF_UNIX:
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    return ours, theirs
+
+
+def test_sendfile_sends_what_reading_would(pair, tmp_path: Path):
+    """The kernel copies plain files; what decodes its file is read instead."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    plain, packed = tmp_path / "plain", tmp_path / "packed.gz"
+    plain.write_bytes(b"0123456789")
+    packed.write_bytes(gzip.compress(b"abcdefghij"))
+    with open(plain, "rb") as file:
+        file.read(2)
+        assert stream.sendfile(file, 5) == 5
+        assert theirs.recv(100) == b"23456"
+        assert file.read() == b"789"
+    assert FileOutput(gzip.GzipFile(packed), 10).write_to(stream) == 10
+    assert theirs.recv(100) == b"abcdefghij"
+    assert FileOutput(io.BytesIO(b"memory"), 6).write_to(stream) == 6
+    assert theirs.recv(100) == b"memory"
+
+
+def test_sendfile_of_a_truncated_file_is_an_underflow(pair, tmp_path: Path):
+    """The kernel's early end is noticed as any other."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1000))
+    file = open(path, "rb")  # noqa: SIM115
+    body = FileOutput(file)
+    path.write_bytes(bytes(10))
+    with pytest.raises(UnderFlowError, match="10 of 1000 bytes"):
+        body.write_to(stream)
+    assert file.closed
+    assert theirs.recv(1000) == bytes(10)
+
+
+def test_a_stream_is_quiet_until_its_peer_speaks_or_goes(pair):
+    """How a client finds out that an idle connection is of no more use."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    assert stream.is_quiet()
+    theirs.send(b"x")
+    assert not stream.is_quiet()
+    assert stream.read(1) == b"x"
+    assert stream.is_quiet()
+    theirs.close()
+    assert not stream.is_quiet()
+    stream.close()
+    assert not stream.is_quiet()
+
+
+def test_a_stream_that_is_dropped_closes_its_socket(pair):
+    """Neither a collection of garbage nor a warning is needed for it."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    body = Input(stream, 5)
+    del stream
+    theirs.send(b"hello")
+    assert body.read() == b"hello"
+    del body
+    assert ours.fileno() == -1
+    assert theirs.recv(1) == b""
+
+
+def test_the_twin_in_use_is_said_by_one_name():
+    """`degu.base.wire` is what every other module speaks through."""
+    assert base.wire.parse_target("/a")[0] == ["a"]
