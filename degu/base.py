@@ -27,6 +27,7 @@ from degu.errors import (
     AppError,
     BodyClosedError,
     ChunkError,
+    ClosedConnectionError,
     ContentTooLargeError,
     DeguError,
     EmptyHeadError,
@@ -56,13 +57,13 @@ try:
     if os.environ.get("DEGU_PURE_PYTHON"):
         raise ImportError
     from degu import _wire as wire
-    from degu._wire import is_quiet, recv, send
+    from degu._wire import exchange_plain, is_quiet, recv, send, serve_plain
 except ImportError:
     from degu import wire  # type: ignore[no-redef]
 
     # What the compiled ones do on a plain socket, each in one call of its method.
     recv, send = socket.socket.recv, socket.socket.send
-    is_quiet = None
+    exchange_plain = is_quiet = serve_plain = None
 
 __all__ = [
     "ChunkedInput",
@@ -134,6 +135,7 @@ class Stream:
         "interim",
         "min_rate",
         "on_abort",
+        "plain",
         "sock",
         "timeout",
     )
@@ -163,6 +165,8 @@ class Stream:
         self._recv: Callable[[Any, int], bytes] = recv if self._kernel else _recv
         self._send: Callable[[Any, BytesLike], int] = send if self._kernel else _send
         self._poll: Any = None
+        self.plain = self._kernel and exchange_plain is not None
+        """Whether compiled code may receive and send on this socket by itself."""
         self._wait = -1.0
         if self._kernel:
             sock.settimeout(None)
@@ -236,9 +240,7 @@ class Stream:
             try:
                 data = self._recv(self.sock, RECEIVE_SIZE)
             except OSError as error:
-                if isinstance(failure := self._fail(error), SlowPeerError):
-                    raise failure from error
-                raise self._empty() from error
+                raise self.fail_waiting(error) from error
             if not data:
                 raise self._empty()
         end = data.find(b"\r\n\r\n", 0, MAX_HEAD_SIZE)
@@ -246,6 +248,11 @@ class Stream:
             data, end = self._read_slow_head(data, request)
         self._data = data[end + 4 :]
         return data[:end]
+
+    def fail_waiting(self, error: OSError) -> DeguError:
+        """The exception for an `error` of the socket where a head should begin."""
+        failure = self._fail(error)
+        return failure if isinstance(failure, SlowPeerError) else self._empty()
 
     def _empty(self) -> DeguError:
         self.error = EmptyHeadError("the peer closed the connection before a head")
@@ -276,6 +283,42 @@ class Stream:
             with suppress(SlowPeerError):
                 return self._receive()
         raise HeadTimeoutError(f"no whole head in {self.head_timeout} seconds")
+
+    def exchange(
+        self, message: bytes, used: bool
+    ) -> tuple[int, str, wire.Headers] | bytes:
+        """Send a whole request and read the head of its response, if that is plain.
+
+        Else what of the request was not yet sent, for the long way. Only where `plain`
+        is True. Raises `ClosedConnectionError` where a `used` connection is not quiet.
+        """
+        if self._wait != self.timeout:
+            self._set_wait(self.timeout)
+        try:
+            got = exchange_plain(self.sock, message, used)
+        except OSError as error:
+            raise self.fail_waiting(error) from error
+        if type(got) is tuple:
+            status, reason, headers, self._data = got
+            return status, reason, headers
+        if got is None:
+            raise ClosedConnectionError("this connection is closed, make a new one")
+        if type(got) is int:
+            return message[got:]
+        if not got:
+            raise self._empty()
+        self._data = got
+        return wire.parse_response(self.read_head(self.timeout, request=False))
+
+    def serve(self, handler: Any, wait: float, *what: Any) -> Any:
+        """Answer plain requests as `serve_plain` does; the bytes of another are kept."""
+        if wait != self._wait:
+            self._set_wait(wait)
+        got = serve_plain(handler, self.sock, *what)
+        if type(got) is bytes:
+            self._data = got
+            return None
+        return got
 
     def readinto(self, buffer: Any) -> int:
         """Read at least one byte into `buffer`; 0 where the peer has closed."""
@@ -678,7 +721,7 @@ class Input(_InputBody):
             return super()._read_all()
         if size > MAX_READ_SIZE:
             raise self._too_large()
-        if type(rfile) is Stream and len(rfile.surplus) >= size:
+        if type(rfile) is Stream and len(rfile._data) >= size:
             self.remaining = 0  # it is all there, as small bodies are
             self.closed = True
             return rfile.read(size)

@@ -200,7 +200,11 @@ class Connection(_Verbs):
         if (
             not self._open
             or self._last
-            or (self._used and not self._stream.is_quiet())
+            or (
+                self._used
+                and not (body is None and self._stream.plain)  # there `exchange` looks
+                and not self._stream.is_quiet()
+            )
         ):
             self.close()
             raise ClosedConnectionError("this connection is closed, make a new one")
@@ -215,6 +219,28 @@ class Connection(_Verbs):
 
     def _exchange(self, method: str, start: bytes, rest: Body) -> Response:
         stream = self._stream
+        got = stream.exchange(start, self._used) if rest is None and stream.plain else start
+        if type(got) is tuple:
+            status, reason, headers = got
+        else:
+            status, reason, headers = self._exchange_slowly(got, rest)
+        if status < 200:
+            status, reason, headers = self._skip_interim(method, status, headers)
+        self._used = True
+        self._body = make_input(
+            stream, headers, method, status, self.options["max_body_size"]
+        )
+        if "connection" in headers and wire.says_close(headers):
+            self._last = True
+        elif self._body is not None and self._body.content_length is None:
+            self._last = self._last or isinstance(self._body, Input)
+        return Response(status, reason, headers, self._body)
+
+    def _exchange_slowly(
+        self, start: bytes, rest: Body
+    ) -> tuple[int, str, dict[str, Any]]:
+        """Send what is left of a request, and read the next head."""
+        stream = self._stream
         try:
             stream.send_message(start)
             if rest is not None:
@@ -227,18 +253,7 @@ class Connection(_Verbs):
             # A server may answer and close before it has read the whole body.
             self._last = True
         head = stream.read_head(self.options["timeout"], request=False)
-        status, reason, headers = wire.parse_response(head)
-        if status < 200:
-            status, reason, headers = self._skip_interim(method, status, headers)
-        self._used = True
-        self._body = make_input(
-            stream, headers, method, status, self.options["max_body_size"]
-        )
-        if "connection" in headers and wire.says_close(headers):
-            self._last = True
-        elif self._body is not None and self._body.content_length is None:
-            self._last = self._last or isinstance(self._body, Input)
-        return Response(status, reason, headers, self._body)
+        return wire.parse_response(head)
 
     def _skip_interim(
         self, method: str, status: int, headers: dict[str, Any]

@@ -201,7 +201,7 @@ SERVER_OPTIONS: Mapping[str, Option] = {
     "max_requests": Option(MAX_REQUESTS, _count, _COUNT),
     "max_body_size": Option(
         MAX_BODY_SIZE,
-        lambda value: _count(value) or (_number(value) and value == 0),
+        lambda value: type(value) is int and value >= 0,
         "an int of bytes from 0",
     ),
     "timeout": Option(TIMEOUT, _seconds, _SECONDS),
@@ -226,7 +226,7 @@ SERVER_OPTIONS: Mapping[str, Option] = {
     "backlog": Option(BACKLOG, _count, _COUNT),
     "socket_mode": Option(
         SOCKET_MODE,
-        lambda value: _number(value) and 0 <= value <= 0o777,
+        lambda value: type(value) is int and 0 <= value <= 0o777,
         "the permission bits of a Unix socket file, such as 0o600",
     ),
 }

@@ -167,7 +167,7 @@ class Server:
             elif self._refusals.acquire(blocking=False):
                 self._start(handler.refuse, sock, handler)
             else:
-                sock.close()
+                handler.turn_away()
 
     def _accept(self) -> tuple[socket.socket, Any] | None:
         try:
@@ -444,6 +444,14 @@ class _Handler:
             self.server._refusals.release()
             log.warning("%s: refused, the server is full", self.peer)
 
+    def turn_away(self) -> None:
+        """Tell so without a thread, a wait or a lingering: it may not get to know."""
+        if self.server.scheme == "http":
+            with suppress(OSError):
+                self.sock.setblocking(False)
+                self.sock.send(_bare(503, "Service Unavailable"))
+        self.sock.close()
+
     def open(self, handshake_timeout: float) -> None:
         """Make the stream to speak HTTP on."""
         if isinstance(self.peer, tuple):
@@ -475,9 +483,10 @@ class _Handler:
         on_connect = getattr(server.app, "on_connect", None)
         if on_connect is not None and self.greet(on_connect, session) is not True:
             return "refused by on_connect"
-        wait = options["head_timeout"]
-        while self.handle(wait):
-            wait = options["timeout"]
+        handle = self.handle_plain if self.stream.plain else self.handle
+        go_on = self.handle(options["head_timeout"])
+        while go_on:
+            go_on = handle(options["timeout"])
         self.stream.close()
         return str(self.stream.error or "done")
 
@@ -487,6 +496,32 @@ class _Handler:
         except Exception:
             log.exception("%s: on_connect failed", self.peer)
             return False
+
+    def handle_plain(self, wait: float) -> bool:
+        """Do what `handle` does, with compiled code as long as all is plain."""
+        server, stream = self.server, self.stream
+        if stream.surplus or self.last:
+            return self.handle(wait)
+        try:
+            outcome = stream.serve(
+                self,
+                wait,
+                server.app,
+                server.methods,
+                self.environ,
+                server.door.admitted,
+                server.options["max_requests"],
+            )
+        except BaseException as error:
+            if self.busy:
+                return self.fail_app(error, None)
+            if not isinstance(error, OSError):
+                raise
+            return self.answer(stream.fail_waiting(error))
+        if outcome is None:
+            return self.handle(wait)
+        method, response, rest = outcome
+        return self.respond(response, method, None, rest)
 
     def handle(self, wait: float) -> bool:
         """Read one request, call the app, write its response; whether to go on."""
@@ -520,19 +555,25 @@ class _Handler:
         try:
             response = server.app(request)
         except BaseException as error:
-            self.fail(error, body)
-            if isinstance(error, Exception):
-                return False
-            raise  # such as SystemExit, which ends the thread
+            return self.fail_app(error, body)
         return self.respond(response, method, body)
 
     def respond(
-        self, response: Any, method: str, body: Input | ChunkedInput | None
+        self,
+        response: Any,
+        method: str,
+        body: Input | ChunkedInput | None,
+        start: bytes | None = None,
     ) -> bool:
-        """Write what the app returned; whether the connection can go on."""
+        """Write what the app returned; whether the connection can go on.
+
+        `start` is what is left of it where the beginning was sent before.
+        """
         stream = self.stream
+        rest = None
         try:
-            start, rest = self.build(response, method, body)
+            if start is None:
+                start, rest = self.build(response, method, body)
         except Exception as error:
             _release(response)
             return self.fail(error, body)
@@ -591,6 +632,15 @@ class _Handler:
             with suppress(DeguError):
                 self.stream.send(_bare(error.status, error.reason))
             self.stream.linger()
+        return False
+
+    def fail_app(
+        self, error: BaseException, body: Input | ChunkedInput | None
+    ) -> bool:
+        """Answer for an app that raised; SystemExit and its like end the thread."""
+        self.fail(error, body)
+        if not isinstance(error, Exception):
+            raise error
         return False
 
     def fail(self, error: BaseException, body: Input | ChunkedInput | None) -> bool:

@@ -574,10 +574,9 @@ def _check_coding(value: str) -> None:
 def _repeated(name: str, before: Any, value: Any) -> Any:
     if name == "set-cookie":
         return [*before, value] if isinstance(before, list) else [before, value]
-    if name == "cookie":
-        return f"{before}; {value}"
-    if name in LIST_HEADERS:
-        return f"{before}, {value}" if before and value else before or value
+    if name == "cookie" or name in LIST_HEADERS:
+        between = "; " if name == "cookie" else ", "
+        return f"{before}{between}{value}" if before and value else before or value
     raise ParseError(f"expected the field {name!r} once, got it again")
 
 

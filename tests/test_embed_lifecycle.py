@@ -36,6 +36,7 @@ from tests.embed_apps import (
     app,
     body_of,
     build_nested_app,
+    build_threaded_nested_app,
     is_running,
     request,
 )
@@ -310,10 +311,15 @@ def test_ctrl_c_during_a_start_leaves_nothing():
             parent.assert_all_gone()
 
 
+@pytest.mark.parametrize("build", [build_nested_app, build_threaded_nested_app])
 @pytest.mark.parametrize("how", ["stop", "terminate", "SIGKILL"])
-def test_an_embedded_server_may_embed_another(how):
+def test_an_embedded_server_may_embed_another(how, build, monkeypatch):
     """Which ends with it, however it ends."""
-    server = EmbeddedServer(LOOPBACK, build_nested_app)
+    # A fork server of ours is none of the inner server's.
+    monkeypatch.setattr(EmbeddedServer, "start_method", "forkserver")
+    EmbeddedServer(LOOPBACK, None, app).stop()
+    monkeypatch.setattr(EmbeddedServer, "start_method", None)
+    server = EmbeddedServer(LOOPBACK, build)
     inner = int(body_of(server.address))
     assert is_running(inner)
     assert inner != server.pid

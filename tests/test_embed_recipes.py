@@ -78,10 +78,11 @@ def on_ended(code):
 runner.started.connect(on_started)
 runner.ended.connect(on_ended)
 runner.failed.connect(lambda why: (events.append(why), qt.quit()))
-QTimer.singleShot(200, lambda: runner.start({address}))
+begun = []
+QTimer.singleShot(500, lambda: (begun.append(len(ticks)), runner.start({address})))
 qt.exec()
-gap = max(b - a for a, b in zip(ticks, ticks[1:]))
-print(*events, round(gap, 4), sep='|')
+gaps = [b - a for a, b in zip(ticks, ticks[1:])]
+print(*events, max(gaps[:begun[0] - 1]), max(gaps[begun[0] - 1:]), sep='|')
 """
 
 KILL = "lambda: os.kill(runner.server.pid, signal.SIGKILL)"
@@ -94,19 +95,19 @@ SLEEP = "lambda: (time.sleep(0.1), runner.stop())"
 def test_a_qt_window_is_never_blocked(act, events):
     """Neither by starting a server nor by stopping or losing it."""
     gaps = []
-    # A busy machine delays a timer now and then; a call that blocks always does.
-    for _ in range(5):
-        told, _, gap = run_qt(QT.format(act=act, address="")).strip().rpartition("|")
+    # A busy machine delays a timer now and then, a call that blocks does so always.
+    for _ in range(8):
+        told, idle, gap = run_qt(QT.format(act=act, address="")).rsplit("|", 2)
         assert told == events
-        gaps.append(float(gap))
-        if gaps[-1] < 2 * FRAME_SECONDS:
+        gaps.append((float(idle), float(gap)))
+        if float(gap) < 2 * FRAME_SECONDS or float(gap) <= 1.5 * float(idle):
             return
-    pytest.fail(f"the longest gaps between two ticks of 16 ms were {gaps}")
+    pytest.fail(f"longest gaps between ticks of 16 ms, idle and in action: {gaps}")
 
 
 def test_a_qt_window_that_is_blocked_is_noticed():
     """The control: what blocks for 100 ms shows."""
-    _, _, gap = run_qt(QT.format(act=SLEEP, address="")).strip().rpartition("|")
+    _, _, gap = run_qt(QT.format(act=SLEEP, address="")).rpartition("|")
     assert float(gap) >= 0.1
 
 

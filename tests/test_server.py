@@ -1096,7 +1096,7 @@ def test_a_full_server_refuses_at_once_and_serves_whom_it_has(plain_and_tls, cap
 
 
 def test_a_flood_at_the_limit_costs_no_threads():
-    """S10: most of it is closed without a word, and the honest one is served on."""
+    """S10: most of it is turned away at once, and the honest one is served on."""
     app = Slow()
     with (
         serve(app, max_connections=1) as server,
@@ -1106,9 +1106,9 @@ def test_a_flood_at_the_limit_costs_no_threads():
         busy.sendall(SLOW)
         assert app.begun.acquire(timeout=TIMEOUT)
         before = threading.active_count()
-        for _ in range(100):
-            stack.enter_context(connect(server))
+        crowd = [stack.enter_context(connect(server)) for _ in range(100)]
         assert threading.active_count() <= before + limits.MAX_REFUSALS
+        assert [sock.recv(4096) for sock in crowd] == [FULL] * 100
         app.go_on.set()
         assert busy.recv(4096).startswith(b"HTTP/1.1 200")
 
