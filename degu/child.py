@@ -72,6 +72,9 @@ class MainReentered(BaseException):
     """A script without a main guard came to its own start of a server again."""
 
 
+watcher: threading.Thread | None = None
+"""Our own thread in a server's process; it holds no lock that a fork could break."""
+
 importing_main = False
 """True while the parent's script is imported for the sake of what it defines."""
 
@@ -129,8 +132,18 @@ def detach(plan: Plan) -> None:
         # What the parent registered is the parent's to clean up (3.13 does the same).
         atexit._clear()
         atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
+        forget_forkserver()
     # A server that uses multiprocessing itself is welcome to.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+
+
+def forget_forkserver() -> None:
+    """Let a server start a fork server of its own; the parent's is not our child."""
+    module = sys.modules.get("multiprocessing.forkserver")
+    server = getattr(module, "_forkserver", None)
+    for name in ("_forkserver_pid", "_forkserver_alive_fd", "_forkserver_address"):
+        if hasattr(server, name):
+            setattr(server, name, None)
 
 
 def reset_signals() -> None:
@@ -163,7 +176,9 @@ class Child:
 
     def run(self) -> int:
         """Build, report, serve, close; return the exit code."""
-        start_thread(self.watch, "degu-watch")
+        global watcher
+        watcher = threading.Thread(target=self.watch, name="degu-watch", daemon=True)
+        watcher.start()
         if self.plan.levels is not None:
             send_logs_home(self.conn, self.plan.levels)
         try:
@@ -276,11 +291,6 @@ def parent_ended(plan: Plan, conn: Connection, parent: Connection | None) -> boo
         # A child of the fork server has another parent, and only the pipe.
         if plan.forked and os.getppid() != plan.parent_pid:
             return True
-
-
-def start_thread(target: Callable[[], object], name: str) -> None:
-    """Start a thread that nobody waits for."""
-    threading.Thread(target=target, name=name, daemon=True).start()
 
 
 def lingering_threads() -> bool:

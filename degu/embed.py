@@ -89,7 +89,7 @@ PARENT_EXIT_GRACE = 1.0
 THREAD_SECONDS = 0.25
 """How long to wait for our own thread before a fork."""
 
-ORPHAN_SECONDS = 0.05
+ORPHAN_SECONDS = 1.0
 """How long to wait for processes that a server left to us (if we are PID 1)."""
 
 EMBED_OPTIONS = ("start_timeout", "restart", "log")
@@ -199,6 +199,7 @@ class _Core:
         self.callbacks: list[Callable[[int | None], object]] = []
         self.strays: list[int] = []  # pidfds
         self.asked = False
+        self.silent = False
         self.finished = False
         self.exiting: bool | None = None
         self.unstoppable = False
@@ -256,7 +257,7 @@ class _Core:
             self.exitcode = self.process.exitcode
             self.clear_up(pid)
             self.process = None
-        for message in messages:
+        for message in [] if self.silent else messages:
             self.hear(message)
         _alive.discard(self)
         for callback in self.callbacks:
@@ -454,10 +455,30 @@ class _Core:
         return None
 
     def close(self) -> None:
-        """End it silently: nobody has a use for it any more."""
-        if self.mine():
-            self.callbacks.clear()
+        """End it silently: nobody has a use for it any more.
+
+        The garbage collector comes here in any thread at any moment, also in one that
+        a holder of a lock of ours is waiting for. So no lock is waited for: where one
+        is taken, the process gets its SIGTERM, and is cleared up after later.
+        """
+        if not self.mine() or self.finished:
+            return
+        self.silent = True
+        self.callbacks.clear()
+        if _is_free(_reader.lock) and _is_free(self.lock):
             self.terminate()
+        elif self.pidfd is not None:
+            self.asked = True
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
+
+
+def _is_free(lock: Any) -> bool:
+    """Whether no other thread has the lock."""
+    if not lock.acquire(blocking=False):
+        return False
+    lock.release()
+    return True
 
 
 def _reap_orphans(group: int) -> None:
@@ -510,6 +531,7 @@ class _Reader:
         self.cores: list[_Core] = []
         self.thread: threading.Thread | None = None
         self.wake: Connection | None = None
+        self.leaving: threading.Thread | None = None
         self.paused = 0
 
     def watch(self, core: _Core) -> None:
@@ -559,7 +581,9 @@ class _Reader:
 
     def join(self, thread: threading.Thread | None) -> None:
         """Wait for the end of a dismissed thread, but not in itself, and not long."""
-        if thread is not None and thread is not threading.current_thread():
+        if thread is threading.current_thread():
+            self.leaving = thread
+        elif thread is not None:
             thread.join(THREAD_SECONDS)
             _wait_gone(thread)
 
@@ -568,7 +592,8 @@ class _Reader:
         """Be without the thread for a while."""
         with self.lock:
             self.paused += 1
-            thread = self.dismiss()
+            leaving, thread = self.leaving, self.dismiss()
+        self.join(leaving)
         self.join(thread)
         try:
             yield
@@ -670,11 +695,15 @@ def _choose_method(wanted: str | None) -> tuple[str, str]:
 
 
 def _count_threads() -> int:
-    """How many threads this process has, those of C libraries included (Linux)."""
+    """How many threads this process has, those of C libraries included (Linux).
+
+    The one that watches over a server's own process does not count.
+    """
+    harmless = child.watcher is not None and child.watcher.is_alive()
     try:
-        return len(os.listdir("/proc/self/task"))
+        return len(os.listdir("/proc/self/task")) - harmless
     except OSError:
-        return threading.active_count()
+        return threading.active_count() - harmless
 
 
 class _Packing:

@@ -187,6 +187,12 @@ def build_nested_app():
     return lambda request: (200, "OK", {}, body_of(server.address, "/pid").encode())
 
 
+def build_threaded_nested_app():
+    """The same in a process that has to start it in another way."""
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    return build_nested_app()
+
+
 def build_atexit_app(path):
     """An app that writes a file when its process ends by itself."""
     atexit.register(Path(path).write_text, "atexit")

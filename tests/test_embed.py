@@ -429,6 +429,22 @@ def test_the_start_method_depends_on_the_threads():
     assert run_python(code).split() == ["fork", "fork", "forkserver", "fork"]
 
 
+def test_degus_own_thread_is_gone_before_a_fork():
+    """Also when it is the one that saw the last server's end."""
+    code = (
+        "import degu\n"
+        "from tests.embed_apps import app, body_of\n"
+        "for how in ('kill', 'terminate') * 5:\n"
+        "    server = degu.EmbeddedServer(degu.IPv6_LOOPBACK, None, app)\n"
+        "    assert type(server.process)._start_method == 'fork'\n"
+        "    server.on_exit(lambda code: None)\n"
+        "    getattr(server.process, how)()\n"
+        "    server.wait()\n"
+        "print('fine')\n"
+    )
+    assert run_python(code) == "fine\n"
+
+
 @pytest.mark.parametrize("default", START_METHODS)
 def test_the_default_of_multiprocessing_has_no_say(default):
     """An app that can't be pickled works whatever it is."""

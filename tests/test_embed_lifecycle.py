@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 import pytest
 
-from degu import EmbeddedServer
+from degu import EmbeddedServer, embed
 from degu.address import connect
 from tests.conftest import TIMEOUT_FACTOR, poll
 from tests.embed_apps import (
@@ -468,6 +468,30 @@ def test_a_garbage_collected_server_ends():
     assert process.exitcode == -signal.SIGTERM
     with pytest.raises(ConnectionRefusedError):
         connect(address, 5)
+
+
+def test_the_garbage_collector_waits_for_no_lock():
+    """It may have stopped the very thread that the holder of the lock waits for."""
+    server = EmbeddedServer(LOOPBACK, None, app)
+    pid, held, done = server.pid, threading.Event(), threading.Event()
+
+    def hold():
+        with embed._reader.lock:
+            held.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    del server
+    gc.collect()
+    poll(lambda: not is_running(pid), 5, "the server gone")
+    assert thread.is_alive()
+    done.set()
+    thread.join()
+    # The next start clears up.
+    EmbeddedServer(LOOPBACK, None, app).stop()
+    assert pid not in {child.pid for child in psutil.Process().children()}
 
 
 def test_a_port_is_free_as_soon_as_a_server_has_ended():
