@@ -15,7 +15,8 @@ from typing import Any
 
 from degu.address import Address, format_host
 from degu.base import (
-    FileOutput,
+    ChunkedInput,
+    Input,
     build_uri,
     make_output_from_input,
     wire,
@@ -28,6 +29,7 @@ from degu.errors import (
     shown,
 )
 from degu.files import FilesApp
+from degu.forms import FORM_TYPE, MULTIPART_TYPE, Upload, read_form
 from degu.rgi import App, Request, ResponseTuple, accepts, shift_path
 
 __all__ = [
@@ -59,6 +61,25 @@ NOT_UPSTREAM = HOP_BY_HOP | {"expect", "host", "origin"}
 """Fields of a request that a proxy answers or writes itself."""
 
 
+class _Wrapper:
+    """An app around another: whom to speak with stays the inner app's decision."""
+
+    def __init__(self, app: App) -> None:
+        _check_app("app", app)
+        self.app = app
+        on_connect = getattr(app, "on_connect", None)
+        if on_connect is not None:
+            self.on_connect = on_connect
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.app!r})"
+
+
+def _check_app(name: str, app: Any) -> None:
+    if not callable(app):
+        raise TypeError(f"{name}: expected an app (a callable), got {shown(app)}")
+
+
 # --- reverse proxy -----------------------------------------------------------
 
 
@@ -69,6 +90,10 @@ class ProxyApp:
     put before the path, `name` is how ``Via`` calls this proxy. Bodies are streamed
     both ways. An upstream that can't be reached or breaks HTTP is answered by 502,
     one that is too slow by 504.
+
+    The upstream sees its own Host; what the client said is in ``Forwarded`` (RFC 7239)
+    and ``X-Forwarded-For``, ``-Host`` and ``-Proto``. A ``location`` in its answer that
+    points to itself is turned into one that points here.
     """
 
     def __init__(
@@ -76,8 +101,9 @@ class ProxyApp:
     ) -> None:
         if not isinstance(upstream, Client):
             upstream = Client(upstream)
-        if prefix:
-            wire.parse_target(prefix)
+        if prefix and wire.parse_target(prefix)[1] is not None:
+            raise ValueError(f"prefix: expected a path, got {shown(prefix)}")
+        wire.format_headers({"via": f"1.1 {name}"})
         self.client = upstream
         self.prefix = prefix.rstrip("/")
         self.name = name
@@ -100,6 +126,8 @@ class ProxyApp:
             raise
         headers = strip_hop_by_hop(response.headers)
         headers["via"] = self._via(headers)
+        if "location" in headers:
+            headers["location"] = self._relocate(request, headers["location"])
         body_out = make_output_from_input(response.body)
         return response.status, response.reason or "-", headers, body_out
 
@@ -127,14 +155,33 @@ class ProxyApp:
         if "origin" in came:
             own = f"{request['scheme']}://{came['host']}".lower()
             same = came["origin"].lower() == own
-            origin = f"{self.client.scheme}://{self.client.host}"
-            headers["origin"] = origin if same else came["origin"]
+            headers["origin"] = self._origin if same else came["origin"]
         headers["via"] = self._via(headers)
         headers["forwarded"] = _join(headers.get("forwarded"), _forwarded(request))
+        peer = request["client"]
+        node = peer[0] if isinstance(peer, tuple) else "unknown"
+        headers["x-forwarded-for"] = _join(headers.get("x-forwarded-for"), node)
+        headers["x-forwarded-host"] = came["host"]
+        headers["x-forwarded-proto"] = request["scheme"]
         return headers
+
+    @property
+    def _origin(self) -> str:
+        return f"{self.client.scheme}://{self.client.host}"
 
     def _via(self, headers: Mapping[str, Any]) -> str:
         return _join(headers.get("via"), f"1.1 {self.name}")
+
+    def _relocate(self, request: Request, location: str) -> str:
+        """Where the client finds what the upstream calls `location`."""
+        rest = location.removeprefix(self._origin)
+        if rest[:1] != "/" or rest[:2] == "//":
+            return location  # elsewhere, or relative to what was asked for
+        inside = rest.removeprefix(self.prefix)
+        if inside[:1] not in ("/", "?", "") or not rest.startswith(self.prefix):
+            return location
+        here = build_uri(request["script"], None).rstrip("/")
+        return here + (inside if inside[:1] == "/" else f"/{inside}")
 
 
 def strip_hop_by_hop(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,10 +248,8 @@ def _check_routes(routes: Any, where: str) -> None:
             )
         if isinstance(value, Mapping):
             _check_routes(value, f"{where}[{key!r}]")
-        elif not callable(value):
-            raise TypeError(
-                f"{where}[{key!r}]: expected an app or a dict, got {shown(value)}"
-            )
+        else:
+            _check_app(f"{where}[{key!r}]", value)
 
 
 class MethodsApp:
@@ -216,8 +261,8 @@ class MethodsApp:
 
     def __init__(self, **apps: App) -> None:
         for method, app in apps.items():
-            if not callable(app):
-                raise TypeError(f"{method}: expected a callable, got {shown(app)}")
+            _check_method(method)
+            _check_app(method, app)
         self.apps = apps
         names = [*apps, *(["HEAD"] if "GET" in apps and "HEAD" not in apps else [])]
         self.allow = ", ".join(sorted(names))
@@ -232,13 +277,13 @@ class MethodsApp:
         return _not_allowed(self.allow)
 
 
-class AllowedMethods:
+class AllowedMethods(_Wrapper):
     """Let only some methods through to an app; others are a 405 with ``Allow``."""
 
     def __init__(self, app: App, *methods: str) -> None:
-        if not callable(app):
-            raise TypeError(f"app: expected a callable, got {shown(app)}")
-        self.app = app
+        super().__init__(app)
+        for method in methods:
+            _check_method(method)
         self.methods = frozenset(methods)
         self.allow = ", ".join(sorted(methods))
 
@@ -249,6 +294,11 @@ class AllowedMethods:
         return _not_allowed(self.allow)
 
 
+def _check_method(method: Any) -> None:
+    if not isinstance(method, str) or not method.isupper() or not method.isascii():
+        raise ValueError(f"expected a method in upper case, got {shown(method)}")
+
+
 def _not_allowed(allow: str) -> ResponseTuple:
     return 405, "Method Not Allowed", {"allow": allow}, None
 
@@ -257,12 +307,18 @@ def answer_head(app: App, request: Request) -> ResponseTuple:
     """Answer HEAD by what `app` answers to GET, without the body (RFC 9110 §9.3.2)."""
     get: Any = {**request, "method": "GET"}
     status, reason, headers, body = app(get)
-    length = getattr(body, "content_length", None)
-    if isinstance(body, bytes | bytearray):
+    if isinstance(body, memoryview):
+        length: int | None = body.nbytes
+    elif isinstance(body, bytes | bytearray):
         length = len(body)
-    if isinstance(body, FileOutput):
-        body.fp.close()
-    if length and "content-length" not in headers:
+    else:
+        length = getattr(body, "content_length", None)
+    # A file, or the generator behind an Output, is of no more use.
+    for name in ("fp", "source"):
+        unused: Any = getattr(body, name, None)
+        if hasattr(unused, "close"):
+            unused.close()
+    if length is not None and "content-length" not in headers:
         headers = {**headers, "content-length": length}
     return status, reason, headers, None
 
@@ -270,21 +326,23 @@ def answer_head(app: App, request: Request) -> ResponseTuple:
 # --- looking at requests -----------------------------------------------------
 
 
-class RequestLogger:
+class RequestLogger(_Wrapper):
     """Log each request of an app in one line, through `logging` (level INFO)."""
 
     def __init__(self, app: App, logger: logging.Logger | None = None) -> None:
-        self.app = app
+        super().__init__(app)
         self.log = logger or logging.getLogger("degu.requests")
 
     def __call__(self, request: Request) -> ResponseTuple:
         """Call the app and log what it was asked and what it answered."""
         started = monotonic()
-        line = (request["client"], request["method"], request["uri"])
+        peer = request["client"]
+        who = format_host(peer) if isinstance(peer, tuple) else "unix"
+        line = (who, request["method"], request["uri"])
         try:
             response = self.app(request)
-        except Exception:
-            self.log.info("%s %s %s -> exception", *line)
+        except Exception as error:
+            self.log.info("%s %s %s -> %s", *line, type(error).__name__)
             raise
         millis = (monotonic() - started) * 1000
         self.log.info("%s %s %s -> %d in %.1f ms", *line, response[0], millis)
@@ -295,7 +353,8 @@ class InspectApp:
     """Answer with all that is known of a request, as text, HTML or JSON.
 
     ``Accept`` chooses. Form fields and uploads are shown too (extra ``forms`` for
-    multipart). The same text is logged (level INFO).
+    multipart). The same text is logged (level INFO). The page of HTML has a form and
+    an upload to try.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
@@ -308,22 +367,27 @@ class InspectApp:
         self.log.info("%s", text)
         kind = accepts(request, "text/plain", "text/html", "application/json")
         if kind == "application/json":
-            data = json.dumps(facts, indent=2, default=str)
+            data = json.dumps(facts, indent=2, default=repr) + "\n"
         elif kind == "text/html":
-            data = f"<!DOCTYPE html><title>Request</title><pre>{escape(text)}</pre>"
+            data = _PAGE.format(text=escape(text))
         else:
             data = text
-        headers = {"content-type": f"{kind}; charset=utf-8"}
-        body = data.encode()
+        headers = {"content-type": f"{kind}; charset=utf-8", "vary": "accept"}
+        body = data.encode("utf-8", "replace")
         if request["method"] == "HEAD":
             return 200, "OK", {**headers, "content-length": len(body)}, None
         return 200, "OK", headers, body
 
 
-def inspect_request(request: Request) -> dict[str, Any]:
-    """The facts of a request, JSON-able; its body is read."""
-    from degu.forms import read_form
+SHOWN_SIZE = 4096
+"""Bytes of a body or an uploaded file that `InspectApp` shows."""
 
+
+def inspect_request(request: Request) -> dict[str, Any]:
+    """The facts of a request, JSON-able; its body is read.
+
+    Raises what `degu.forms.read_form` raises for the form in a body.
+    """
     facts: dict[str, Any] = {
         "client": request["client"],
         "server": request["server"],
@@ -336,26 +400,36 @@ def inspect_request(request: Request) -> dict[str, Any]:
     if request["credentials"] is not None:
         facts["credentials"] = request["credentials"]
     kind = request["headers"].get("content-type", "").partition(";")[0].lower()
-    if request["body"] is None or kind in FORM_TYPES:
-        with read_form(request) as form:
-            facts["form"] = {name: [_show(v) for v in form[name]] for name in form}
+    if kind.strip() in (FORM_TYPE, MULTIPART_TYPE) or request["body"] is None:
+        facts.update(_inspect_form(request))
     else:
-        size = 0
-        for piece in request["body"]:
-            size += len(piece)
-        facts["body"] = f"{size} bytes"
+        facts.update(_inspect_body(request["body"]))
     return facts
 
 
-FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+def _inspect_form(request: Request) -> dict[str, Any]:
+    try:
+        with read_form(request) as form:
+            return {"form": {name: [_show(v) for v in form[name]] for name in form}}
+    except ProtocolError as error:
+        if request["body"] is not None:
+            raise  # the server answers it
+        return {"problem": str(error)}
 
 
-def _show(value: Any) -> str:
+def _show(value: str | Upload) -> str:
     """A field as it is; of an uploaded file the beginning of its text."""
     if isinstance(value, str):
         return value
-    data: bytes = value.file.read(4096)
-    return data.decode("utf-8", "replace")
+    return value.file.read(SHOWN_SIZE).decode("utf-8", "replace")
+
+
+def _inspect_body(body: Input | ChunkedInput) -> dict[str, Any]:
+    size, first = 0, b""
+    for piece in body:
+        size += len(piece)
+        first += piece[: SHOWN_SIZE - len(first)]
+    return {"size": size, "body": first.decode("utf-8", "replace")}
 
 
 def format_inspection(facts: Mapping[str, Any]) -> str:
@@ -367,10 +441,41 @@ def format_inspection(facts: Mapping[str, Any]) -> str:
         "Headers:",
         *(f"    {name}: {value!r}" for name, value in facts["headers"].items()),
     ]
-    for key in ("cipher", "certificate", "credentials", "body"):
+    for key in ("cipher", "certificate", "credentials", "problem", "size", "body"):
         if key in facts:
             lines.append(f"{key.capitalize()}: {facts[key]!r}")
     if facts.get("form"):
         lines.append("Form:")
-        lines.extend(f"    {name} {values!r}" for name, values in facts["form"].items())
+        for name, values in facts["form"].items():
+            # A name is the peer's: a line end in it must not look like ours.
+            shown_name = name if name.isprintable() else repr(name)
+            lines.append(f"    {shown_name} {values!r}")
     return "\n".join(lines) + "\n"
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Request</title>
+<meta name="viewport" content="width=device-width">
+<style>
+:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }}
+body {{ max-width: 50rem; margin: 2rem auto; padding: 0 1rem; }}
+pre {{ overflow: auto; padding: 1rem; background: #8882; border-radius: .5rem; }}
+fieldset {{ margin: 1rem 0; border: 1px solid #8886; border-radius: .5rem; }}
+</style></head><body><h1>Request</h1>
+<pre>{text}</pre>
+<form method="POST" action="?hi=john%20doe"><fieldset><legend>A form</legend>
+<p>User: <input name="user" size="20" value="James &amp; Nancy Kirk">
+<p>User2: <input name="user2" size="20">
+<p>Vote: <label><input type="radio" checked name="vote" value="Y">Yes</label>
+<label><input type="radio" name="vote" value="N">No</label>
+<p>Pets: <label><input type="checkbox" checked name="pets" value="dog">Dog</label>
+<label><input type="checkbox" checked name="pets" value="cat">Cat</label>
+<label><input type="checkbox" name="pets" value="iguana">Iguana</label>
+<p>Comments: <textarea name="comments"></textarea>
+<p><input type="submit" value="OK"></fieldset></form>
+<form method="POST" enctype="multipart/form-data"><fieldset>
+<legend>An upload</legend>
+<p>File: <input type="file" name="myfile">
+<p><input type="submit" value="OK"></fieldset></form>
+</body></html>
+"""

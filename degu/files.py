@@ -17,7 +17,9 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from email.utils import formatdate, parsedate_to_datetime
 from html import escape
 from typing import Any, BinaryIO
@@ -31,22 +33,27 @@ from degu.rgi import Request, ResponseTuple, accepts
 __all__ = ["FilesApp"]
 
 _DIGITS = rf"[0-9]{{1,{MAX_CONTENT_LENGTH_DIGITS}}}"
-_match_range = re.compile(rf"bytes=({_DIGITS})?-({_DIGITS})?").fullmatch
+_match_range = re.compile(rf"bytes=({_DIGITS})?-({_DIGITS})?", re.IGNORECASE).fullmatch
+_match_ranges = re.compile(r"bytes=[0-9\-, \t]*,[0-9\-, \t]*", re.IGNORECASE).fullmatch
 _match_content_range = re.compile(
     rf"bytes ({_DIGITS})-({_DIGITS})/({_DIGITS})"
 ).fullmatch
-_match_digest = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):").fullmatch
+_match_digest = re.compile(r":([A-Za-z0-9+/]{43}=):").fullmatch
 
-_OPEN_FILE = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_OPEN_FILE = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_CLOEXEC", 0)
 _OPEN_FOLDER = _OPEN_FILE | getattr(os, "O_DIRECTORY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a FIFO must not hold the thread
 _NOT_THERE = (
     errno.ENOENT,
     errno.ENOTDIR,
-    errno.ELOOP,
+    errno.ELOOP,  # a symbolic link
     errno.ENAMETOOLONG,
     errno.EACCES,
+    errno.ENXIO,  # a socket
 )
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_IN_THE_WAY = (*_NOT_THERE, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 FOREVER = float("inf")
@@ -65,10 +72,14 @@ class FilesApp:
 
     An upload may be resumed: PUT with ``content-range: bytes a-b/size`` keeps what
     came; ``upload-offset`` in the answer, and in the one to HEAD, says where to go on.
-    ``repr-digest: sha-256=:...:`` (RFC 9530) is checked before the file appears.
+    ``repr-digest: sha-256=:...:`` (RFC 9530) is checked before the file appears, and
+    keeps the parts of different contents apart.
 
     GET takes one range (RFC 9110 §14); several in one request are refused by 416.
     Symbolic links are never followed, and nothing but files and folders is served.
+
+    Raises `OSError` where the folder can't be opened, and where the system can't open
+    a file relative to a folder (Windows).
     """
 
     def __init__(
@@ -83,10 +94,24 @@ class FilesApp:
         self.listing = listing
         self.hidden = hidden
         self.writable = writable
-        self._root = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        self._open_root()
+
+    def _open_root(self) -> None:
+        if os.open not in os.supports_dir_fd:
+            raise OSError(
+                errno.ENOTSUP, "FilesApp needs openat(), which this system lacks"
+            )
+        self._root = os.open(self.folder, _OPEN_FOLDER & ~_NO_FOLLOW)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.folder!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_root"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open_root()
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
@@ -103,20 +128,21 @@ class FilesApp:
             return 404, "Not Found", {}, None
         if method == "PUT":
             return self._put(request, names)
+        if not names and request["script"]:
+            return _add_slash(request, request["script"][-1])
         try:
-            return self._get(request, names)
+            response = self._get(request, names)
         except OSError as error:
-            if error.errno in _NOT_THERE:
-                return 404, "Not Found", self._offset(request, names), None
-            raise
+            if error.errno not in _NOT_THERE:
+                raise
+            response = 404, "Not Found", {}, None
+        return self._add_offset(request, names, response)
 
     def _names(self, path: list[str]) -> list[str] | None:
         """The decoded components, None where one can't be a name here."""
         names = [os.fsdecode(unquote_to_bytes(component)) for component in path]
         for name in names[:-1] if names and not names[-1] else names:
             if not name or "/" in name or "\0" in name or name in (".", ".."):
-                return None
-            if os.sep in name or (os.altsep and os.altsep in name):
                 return None
             if name.startswith(".") and (not self.hidden or name.endswith(PART_SUFFIX)):
                 return None
@@ -131,14 +157,14 @@ class FilesApp:
                 return self._get_folder(request, names, folder)
             file = _open_file(names[-1], folder)
         if file is None:
-            name = quote(request["path"][-1], safe="%")
-            return 308, "Permanent Redirect", {"location": f"{name}/"}, None
+            return _add_slash(request, request["path"][-1])
         return send_file(request, file, names[-1])
 
     @contextlib.contextmanager
     def _open_folder(self, names: list[str], make: bool = False) -> Iterator[int]:
         """The descriptor of a folder below the root, reached step by step."""
-        here = os.dup(self._root)
+        # Not a duplicate, that would share its locks with every other request.
+        here = os.open(".", _OPEN_FOLDER, dir_fd=self._root)
         try:
             for name in names:
                 if make:
@@ -154,21 +180,26 @@ class FilesApp:
     def _get_folder(
         self, request: Request, names: list[str], folder: int
     ) -> ResponseTuple:
+        file = None
         with contextlib.suppress(OSError):
-            if file := _open_file("index.html", folder):
-                return send_file(request, file, "index.html")
+            file = _open_file("index.html", folder)
+        if file is not None:
+            return send_file(request, file, "index.html")
         if not self.listing:
             return 404, "Not Found", {}, None
-        entries = sorted(self._entries(folder), key=lambda e: (e["type"], e["name"]))
+        entries = sorted(
+            self._entries(folder), key=lambda e: (e["type"] == "file", e["name"])
+        )
         kind = accepts(request, "text/html", "application/json")
         if kind == "application/json":
-            text = json.dumps(entries, indent=1)
+            text = json.dumps(entries, indent=1) + "\n"
         else:
             text = format_listing("/".join(["", *filter(None, names), ""]), entries)
-        body = text.encode("utf-8", "surrogateescape")
+        body = text.encode("utf-8", "replace")
         headers: dict[str, Any] = {
             "content-type": f"{kind}; charset=utf-8",
             "vary": "accept",
+            "x-content-type-options": "nosniff",
         }
         if request["method"] == "HEAD":
             return 200, "OK", {**headers, "content-length": len(body)}, None
@@ -177,39 +208,46 @@ class FilesApp:
     def _entries(self, folder: int) -> Iterator[dict[str, Any]]:
         with os.scandir(folder) as found:
             for entry in found:
-                if entry.name.startswith(".") and not self.hidden:
-                    continue
-                if entry.name.endswith(PART_SUFFIX):
+                if entry.name.startswith(".") and (
+                    not self.hidden or entry.name.endswith(PART_SUFFIX)
+                ):
                     continue
                 try:
                     status = entry.stat(follow_symlinks=False)
                 except OSError:
                     continue  # it went away meanwhile
                 if stat.S_ISDIR(status.st_mode):
-                    kind, size = "folder", None
+                    kind, size, slash = "folder", None, "/"
                 elif stat.S_ISREG(status.st_mode):
-                    kind, size = "file", status.st_size
+                    kind, size, slash = "file", status.st_size, ""
                 else:
                     continue
+                raw = os.fsencode(entry.name)
                 yield {
-                    "name": entry.name,
+                    "name": raw.decode("utf-8", "replace"),
+                    # "./" keeps a name with a colon from being taken for a scheme.
+                    "href": f"./{quote(raw)}{slash}",
                     "type": kind,
                     "size": size,
-                    "modified": status.st_mtime,
+                    "modified": int(status.st_mtime),
                 }
 
     # --- uploads
 
-    def _offset(self, request: Request, names: list[str]) -> dict[str, Any]:
-        """How far an upload of this file has come, for HEAD (none: nothing)."""
-        if not self.writable or request["method"] != "HEAD" or not names[-1:][0]:
-            return {}
+    def _add_offset(
+        self, request: Request, names: list[str], response: ResponseTuple
+    ) -> ResponseTuple:
+        """Say in answer to HEAD how far an upload to this name has come."""
+        if not self.writable or request["method"] != "HEAD" or not any(names[-1:]):
+            return response
         try:
             with self._open_folder(names[:-1]) as folder:
-                status = os.lstat(_part_name(request, names[-1]), dir_fd=folder)
+                part = _part_name(request, names[-1])
+                size = os.stat(part, dir_fd=folder, follow_symlinks=False).st_size
         except OSError:
-            return {}
-        return {"upload-offset": str(status.st_size)}
+            return response
+        status, reason, headers, body = response
+        return status, reason, {**headers, "upload-offset": str(size)}, body
 
     def _put(self, request: Request, names: list[str]) -> ResponseTuple:
         if not names or not names[-1]:
@@ -218,7 +256,10 @@ class FilesApp:
             span = parse_content_range(request)
             with self._open_folder(names[:-1], make=True) as folder:
                 return _Upload(request, names[-1], folder, span).run()
-        except ParseError:
+        except ParseError as error:
+            body = request["body"]
+            if body is not None and error is body.error:
+                raise
             return 400, "Bad Request", {}, None
         except OSError as error:
             body = request["body"]
@@ -226,13 +267,18 @@ class FilesApp:
                 raise  # the peer went away
             if error.errno in _NO_ROOM:
                 return 507, "Insufficient Storage", {}, None
-            if error.errno in (*_NOT_THERE, errno.EISDIR, errno.EEXIST):
+            if error.errno in _FORBIDDEN:
+                return 403, "Forbidden", {}, None
+            if error.errno in _IN_THE_WAY:
                 return 409, "Conflict", {}, None
             raise
 
 
 class _Upload:
-    """One PUT: the bytes go to a hidden file, which takes the name when it is whole."""
+    """One PUT: the bytes go to a hidden file, which takes the name when it is whole.
+
+    `folder` is the open descriptor of where it goes, `span` what `content-range` says.
+    """
 
     def __init__(
         self,
@@ -248,19 +294,17 @@ class _Upload:
         self.digest = _wanted_digest(request)
 
     def run(self) -> ResponseTuple:
-        failed = self._precondition()
-        if failed is not None:
-            return failed
+        if not self._may_replace(self._find()):
+            return 412, "Precondition Failed", {}, None
         if self.span is None:
-            part = f".{self.name[:80]}.{secrets.token_hex(8)}{PART_SUFFIX}"
+            part = _build_part_name(self.name, secrets.token_hex(8))
             flags = os.O_CREAT | os.O_EXCL
         else:
             part = _part_name(self.request, self.name)
             flags = os.O_CREAT
-        flags |= os.O_RDWR | (_OPEN_FILE & ~os.O_RDONLY)
-        fd = os.open(part, flags, 0o666, dir_fd=self.folder)
-        with open(fd, "r+b", buffering=0) as file:
-            if not _take(fd):
+        fd = os.open(part, _OPEN_FILE | os.O_RDWR | flags, 0o666, dir_fd=self.folder)
+        with open(fd, "r+b", buffering=0) as file, _locked(fd, wait=False) as mine:
+            if not (mine and self._is_still(part, fd)):
                 return 409, "Conflict", {}, None
             try:
                 return self._fill(part, file)
@@ -269,11 +313,21 @@ class _Upload:
                     self._remove(part)
                 raise
 
+    def _is_still(self, part: str, fd: int) -> bool:
+        """Whether nobody has given the part its final name since it was opened."""
+        try:
+            now = os.stat(part, dir_fd=self.folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(now, os.fstat(fd))
+
     def _fill(self, part: str, file: Any) -> ResponseTuple:
         start, stop, size = self.span or (0, None, None)
         offset = file.seek(0, os.SEEK_END)
+        if start == 0 and offset:
+            offset = file.seek(0)
+            file.truncate()
         if offset != start:
-            # A part at its very end may be sent again: the answer was lost.
             return 409, "Conflict", {"upload-offset": str(offset)}, None
         body = self.request["body"]
         if body is not None:
@@ -285,69 +339,90 @@ class _Upload:
             self._remove(part)
             return 422, "Unprocessable Content", {}, None
         os.fsync(file.fileno())
-        existed = self._exists()
-        os.rename(part, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-        if existed:
-            return 204, "No Content", {}, None
-        return 201, "Created", {}, None
+        with _locked(self.folder, wait=True):
+            return self._publish(part, file)
 
-    def _exists(self) -> bool:
-        try:
-            status = os.lstat(self.name, dir_fd=self.folder)
-        except FileNotFoundError:
-            return False
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, "a folder is in the way")
-        return True
-
-    def _precondition(self) -> ResponseTuple | None:
-        """Whether the request is only for a file in another state (§13.1)."""
-        headers = self.request["headers"]
-        try:
-            etag = make_etag(os.lstat(self.name, dir_fd=self.folder))
-        except FileNotFoundError:
-            etag = None
-        wanted = headers.get("if-match")
-        unwanted = headers.get("if-none-match")
-        if (wanted is not None and not _etag_in(wanted, etag, weak=False)) or (
-            unwanted is not None and _etag_in(unwanted, etag, weak=True)
-        ):
+    def _publish(self, part: str, file: Any) -> ResponseTuple:
+        """Give the whole part its name, unless the file there has changed."""
+        before = self._find()
+        if not self._may_replace(before):
+            self._remove(part)
             return 412, "Precondition Failed", {}, None
-        return None
+        if before is not None and stat.S_ISDIR(before.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "a folder is in the way")
+        os.rename(part, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        os.fsync(self.folder)
+        headers = {"etag": make_etag(os.fstat(file.fileno()))}
+        if before is not None:
+            return 204, "No Content", headers, None
+        return 201, "Created", headers, None
+
+    def _find(self) -> os.stat_result | None:
+        """The status of what has the name now."""
+        try:
+            return os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def _may_replace(self, before: os.stat_result | None) -> bool:
+        """Whether the request is for a file in this state (RFC 9110 §13.2.2)."""
+        if before is None:
+            headers = self.request["headers"]
+            return "if-match" not in headers and "if-unmodified-since" not in headers
+        etag, modified = make_etag(before), int(before.st_mtime)
+        # To anything but GET and HEAD both failures are a 412; a date is no reason.
+        headers = dict(self.request["headers"])
+        headers.pop("if-modified-since", None)
+        return check_conditions(headers, etag, modified) is None
 
     def _remove(self, part: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(part, dir_fd=self.folder)
 
 
-def _take(fd: int) -> bool:
-    """Be the only one who writes to a part; False where somebody else is."""
+@contextlib.contextmanager
+def _locked(fd: int, *, wait: bool) -> Iterator[bool]:
+    """Lock an open file or folder; False where somebody else has it."""
     try:
         import fcntl
     except ImportError:  # pragma: no cover - not on this system
-        return True
+        yield True
+        return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-        return False
-    return True
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # Closing alone would leave the lock to a process forked meanwhile.
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _part_name(request: Request, name: str) -> str:
     """The hidden name of an upload that can be resumed; one for each content."""
     key = f"{name}\0{request['headers'].get('repr-digest', '')}"
     mark = hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
-    return f".{name[:80]}.{mark}{PART_SUFFIX}"
+    return _build_part_name(name, mark)
+
+
+def _build_part_name(name: str, mark: str) -> str:
+    return f".{os.fsdecode(os.fsencode(name)[:80])}.{mark}{PART_SUFFIX}"
 
 
 def _wanted_digest(request: Request) -> bytes | None:
-    value = request["headers"].get("repr-digest")
-    if value is None:
-        return None
-    match = _match_digest(value)
-    if match is None:
-        raise ParseError(f"repr-digest: expected 'sha-256=:...:', got {shown(value)}")
-    return base64.b64decode(match[1])
+    """The SHA-256 that ``repr-digest`` states; other algorithms are ignored."""
+    for member in request["headers"].get("repr-digest", "").split(","):
+        name, _, value = member.strip(" \t").partition("=")
+        if name == "sha-256":
+            match = _match_digest(value)
+            if match is None:
+                raise ParseError(
+                    f"repr-digest: expected 'sha-256=:...:', got {shown(member)}"
+                )
+            return base64.b64decode(match[1])
+    return None
 
 
 def _digest(file: Any) -> bytes:
@@ -378,6 +453,13 @@ def parse_content_range(request: Request) -> tuple[int, int, int] | None:
 # --- files as responses ------------------------------------------------------
 
 
+def _add_slash(request: Request, name: str) -> ResponseTuple:
+    """Send a browser to where the links of a folder's page are right."""
+    query = "" if request["query"] is None else f"?{request['query']}"
+    location = f"./{quote(name, safe='%')}/{query}"
+    return 308, "Permanent Redirect", {"location": location}, None
+
+
 def _open_file(name: str, folder: int) -> BinaryIO | None:
     """Open a regular file; None for a folder; ENOENT for anything else."""
     fd = os.open(name, _OPEN_FILE | _NO_WAIT, dir_fd=folder)
@@ -404,16 +486,17 @@ def send_file(request: Request, file: BinaryIO, name: str) -> ResponseTuple:
         "last-modified": formatdate(int(status.st_mtime), usegmt=True),
         "x-content-type-options": "nosniff",
     }
-    outcome = check_conditions(request, headers["etag"], int(status.st_mtime))
-    if outcome == 304:
+    outcome = check_conditions(
+        request["headers"], headers["etag"], int(status.st_mtime)
+    )
+    if outcome is not None:
         file.close()
+        if outcome == 412:
+            return 412, "Precondition Failed", {}, None
         del headers["content-type"]
         return 304, "Not Modified", headers, None
-    if outcome == 412:
-        file.close()
-        return 412, "Precondition Failed", {}, None
     code, reason, start, stop = 200, "OK", 0, size
-    span = choose_range(request, size, headers["etag"], headers["last-modified"])
+    span = choose_range(request, size, headers["etag"], status.st_mtime)
     if span is not None:
         start, stop = span
         if start >= stop:
@@ -435,9 +518,10 @@ def make_etag(status: os.stat_result) -> str:
     return f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
 
 
-def check_conditions(request: Request, etag: str, modified: int) -> int | None:
+def check_conditions(
+    headers: Mapping[str, Any], etag: str, modified: int
+) -> int | None:
     """304, 412 or None, in the order of RFC 9110 §13.2.2."""
-    headers = request["headers"]
     if "if-match" in headers:
         if not _etag_in(headers["if-match"], etag, weak=False):
             return 412
@@ -451,12 +535,10 @@ def check_conditions(request: Request, etag: str, modified: int) -> int | None:
     return None
 
 
-def _etag_in(field: str, etag: str | None, *, weak: bool) -> bool:
-    if etag is None:
-        return False
+def _etag_in(field: str, etag: str, *, weak: bool) -> bool:
     if field == "*":
         return True
-    tags = [tag.strip() for tag in field.split(",")]
+    tags = [tag.strip(" \t") for tag in field.split(",")]
     if weak:
         tags = [tag.removeprefix("W/") for tag in tags]
     return etag in tags
@@ -465,13 +547,14 @@ def _etag_in(field: str, etag: str | None, *, weak: bool) -> bool:
 def _parse_date(value: str | None, otherwise: float) -> float:
     """Seconds since the epoch of an HTTP-date; `otherwise` where it isn't one."""
     try:
-        return parsedate_to_datetime(value or "").timestamp()
+        date = parsedate_to_datetime(value or "")
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, IndexError, OverflowError):
         return otherwise
 
 
 def choose_range(
-    request: Request, size: int, etag: str, modified: str
+    request: Request, size: int, etag: str, modified: float
 ) -> tuple[int, int] | None:
     """The first byte and the one after the last that are asked for; None for all.
 
@@ -482,17 +565,19 @@ def choose_range(
     value = headers.get("range")
     if value is None or request["method"] != "GET":
         return None
-    if "if-range" in headers and headers["if-range"] not in (etag, modified):
+    if "if-range" in headers and not _is_same(headers["if-range"], etag, modified):
         return None
-    if value.startswith("bytes=") and "," in value:
+    if _match_ranges(value):
         return size, size
-    match = _match_range(value.replace(" ", ""))
+    match = _match_range(value)
     if match is None or match.groups() == (None, None):
         return None
     first, last = match.groups()
     if first is None:
-        start, stop = max(0, size - int(last)), size
-        return (start, stop) if int(last) else (size, size)
+        if int(last) == 0:
+            return size, size
+        # Of an empty file all is the only way to say what a suffix of it is.
+        return (max(0, size - int(last)), size) if size else None
     start = int(first)
     stop = size if last is None else min(int(last) + 1, size)
     if last is not None and int(last) < start:
@@ -500,11 +585,54 @@ def choose_range(
     return (start, stop) if start < size else (size, size)
 
 
+def _is_same(validator: str, etag: str, modified: float) -> bool:
+    """Whether ``if-range`` names this very state (RFC 9110 §13.1.5).
+
+    A date does so only when the second that it names is over.
+    """
+    if validator.startswith('"'):
+        return validator == etag
+    settled = time.time() >= int(modified) + 1
+    return settled and _parse_date(validator, FOREVER) == int(modified)
+
+
+_TYPES = mimetypes.MimeTypes()
+"""What the standard library knows by itself, the same on every system."""
+
+for _type, _suffixes in {
+    "application/epub+zip": ".epub",
+    "application/wasm": ".wasm",
+    "application/yaml": ".yaml .yml",
+    "audio/flac": ".flac",
+    "audio/mp4": ".m4a",
+    "audio/ogg": ".ogg .oga .opus",
+    "audio/wav": ".wav",
+    "font/otf": ".otf",
+    "font/ttf": ".ttf",
+    "font/woff": ".woff",
+    "font/woff2": ".woff2",
+    "image/avif": ".avif",
+    "image/webp": ".webp",
+    "text/javascript": ".js .mjs",
+    "text/markdown": ".md",
+    "text/x-rst": ".rst",
+    "video/matroska": ".mkv",
+    "video/ogg": ".ogv",
+    "video/webm": ".webm",
+}.items():
+    for _suffix in _suffixes.split():
+        _TYPES.add_type(_type, _suffix)
+
+
 def guess_type(name: str) -> str:
     """The media type by a file's name; text is UTF-8."""
-    kind, encoding = mimetypes.guess_type(name)
-    if encoding is not None:
-        return f"application/{'gzip' if encoding == 'gzip' else 'octet-stream'}"
+    # By the end alone: of a whole name a colon would make a URL.
+    stem, end = os.path.splitext(name.lower())
+    if end in _TYPES.encodings_map:
+        return "application/gzip" if end == ".gz" else "application/octet-stream"
+    if end in (".tgz", ".taz"):
+        return "application/gzip"
+    kind = _TYPES.types_map[True].get(end) if stem else None
     if kind is None:
         return "application/octet-stream"
     return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
@@ -521,7 +649,7 @@ td, th {{ padding: .25rem .5rem; text-align: left; border-bottom: 1px solid #888
 td + td, th + th {{ text-align: right; white-space: nowrap; }}
 a {{ text-decoration: none; }} a:hover {{ text-decoration: underline; }}
 </style></head><body><h1>{title}</h1>
-<table><tr><th>Name</th><th>Size</th></tr>
+<table><tr><th>Name</th><th>Size</th><th>Modified (UTC)</th></tr>
 {rows}
 </table></body></html>
 """
@@ -529,14 +657,15 @@ a {{ text-decoration: none; }} a:hover {{ text-decoration: underline; }}
 
 def format_listing(title: str, entries: list[dict[str, Any]]) -> str:
     """A folder as a page of HTML."""
-    rows = ['<tr><td><a href="../">..</a></td><td></td></tr>'] if title != "/" else []
-    for entry in sorted(entries, key=lambda e: (e["type"] == "file", e["name"])):
-        slash = "/" if entry["type"] == "folder" else ""
-        link = quote(os.fsencode(entry["name"]))
-        # "./" keeps a name with a colon from being taken for a scheme.
+    rows = []
+    if title != "/":
+        rows.append('<tr><td><a href="../">..</a></td><td></td><td></td></tr>')
+    for entry in entries:
+        name = escape(entry["name"]) + ("/" if entry["type"] == "folder" else "")
+        date = f"{datetime.fromtimestamp(entry['modified'], UTC):%Y-%m-%d %H:%M}"
         rows.append(
-            f'<tr><td><a href="./{link}{slash}">{escape(entry["name"])}{slash}</a></td>'
-            f"<td>{format_size(entry['size'])}</td></tr>"
+            f'<tr><td><a href="{escape(entry["href"])}">{name}</a></td>'
+            f"<td>{format_size(entry['size'])}</td><td>{date}</td></tr>"
         )
     return _PAGE.format(title=escape(title), rows="\n".join(rows))
 

@@ -715,6 +715,7 @@ def test_the_inspector_answers_as_is_asked_for(serve):
 def test_the_inspector_shows_a_query_that_is_no_form(serve):
     """Whatever HTTP allows is shown; a body that is no form has its own status."""
     client = serve(InspectApp())
+    assert "    'a\\nb' ['c']\n" in read(client.get("/?a%0Ab=c")).decode()
     assert "Problem: " in read(client.get("/?x=%ff")).decode()
     headers = {"content-type": "application/x-www-form-urlencoded"}
     assert client.post("/", headers, b"x=%f").status == 400

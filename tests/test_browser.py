@@ -182,12 +182,12 @@ class Page:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
-    def shoot(self, name: str) -> None:
+    def shoot(self, name: str, height: int = 400) -> None:
         """Take a picture, and keep it where that is wanted."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=900,
-            height=640,
+            height=height,
             deviceScaleFactor=1,
             mobile=False,
         )
@@ -378,7 +378,7 @@ def test_both_forms_of_the_inspector_arrive(page, command, tmp_path):
         "comments ['']",
     ):
         assert f"\n    {line}" in text
-    page.shoot(f"inspect-{command.scheme}")
+    page.shoot(f"inspect-{command.scheme}", 1360)
     file = tmp_path / "text1"
     file.write_text("This is a test.\nIt is only a test.\n")
     page.choose_file("input[type=file]", file)

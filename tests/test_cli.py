@@ -60,7 +60,7 @@ def start(tmp_path, deadline) -> Iterator[Any]:
 
     def run(*args, **popen):
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        process = subprocess.Popen(
+        process: Any = subprocess.Popen(
             [sys.executable, "-m", "degu", *map(str, args)],
             cwd=tmp_path,
             env=env,
@@ -86,6 +86,11 @@ def stop(process, number=signal.SIGINT):
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     return process.returncode, out, err
+
+
+def read(response):
+    """The whole body of a response."""
+    return response.body.read()
 
 
 def client_of(url):
@@ -287,7 +292,7 @@ def test_a_server_ends_cleanly_on_a_signal(start, number):
     """Exit code 0, nothing but a word on stderr, and the port is free again."""
     process, url = start("serve", "hello:app", "--bind", "127.0.0.1:0", "-q")
     client = client_of(url)
-    assert client.get("/").body.read() == b"hello"
+    assert read(client.get("/")) == b"hello"
     code, out, err = stop(process, number)
     assert (code, out) == (0, "")
     assert err.splitlines() == [
@@ -301,16 +306,16 @@ def test_a_server_ends_cleanly_on_a_signal(start, number):
 def test_requests_are_logged_unless_told_otherwise(start):
     """A line a request on standard error, none with -q."""
     process, url = start("serve", "hello:app", "--bind", "0")
-    client_of(url).get("/x?y").body.read()
+    read(client_of(url).get("/x?y"))
     assert " GET /x?y -> 200 in " in stop(process)[2]
 
 
 def test_an_app_can_be_built_and_may_be_wsgi(start):
     """--factory calls the attribute, --wsgi takes another kind of app."""
     _, url = start("serve", "hello:build_app", "--factory", "--bind", "127.0.0.1:0")
-    assert client_of(url).get("/").body.read() == b"hello"
+    assert read(client_of(url).get("/")) == b"hello"
     _, url = start("serve", "hello:wsgi", "--wsgi", "--bind", "127.0.0.1:0")
-    assert client_of(url).get("/a%20b").body.read() == b"wsgi /a b"
+    assert read(client_of(url).get("/a%20b")) == b"wsgi /a b"
 
 
 def test_every_family_can_be_bound(start, tmp_path):
@@ -325,7 +330,7 @@ def test_every_family_can_be_bound(start, tmp_path):
     ):
         process, url = start("serve", "hello:app", "--bind", bind)
         assert url.startswith(prefix)
-        assert client_of(url).get("/").body.read() == b"hello"
+        assert read(client_of(url).get("/")) == b"hello"
         assert stop(process)[0] == 0
     assert not path.exists()
 
@@ -339,6 +344,9 @@ def test_the_door_is_opened_by_name(start):
         *("serve", "hello:app", "--bind", "127.0.0.1:0"),
         *("--allowed-host", "my.example", "--allowed-origin", "https://my.example"),
     )
+    assert client_of(url).get("/", headers).status == 200
+    everybody = ("--allowed-host", "*", "--allowed-origin", "*")
+    _, url = start("serve", "hello:app", "--bind", "127.0.0.1:0", *everybody)
     assert client_of(url).get("/", headers).status == 200
 
 
@@ -366,14 +374,14 @@ def test_a_folder_is_served(start, folder):
     (folder / ".hidden").write_text("hidden")
     _, url = start("files", folder, "--bind", "127.0.0.1:0")
     client = client_of(url)
-    assert client.get("/data.bin").body.read() == DATA
+    assert read(client.get("/data.bin")) == DATA
     assert client.put("/new", {}, b"x").status == 405
     assert client.get("/.hidden").status == 404
     options = ("--writable", "--hidden", "--no-listing")
     _, url = start("files", folder, "--bind", "127.0.0.1:0", *options)
     client = client_of(url)
     assert client.put("/new", {}, b"x").status == 201
-    assert client.get("/.hidden").body.read() == b"hidden"
+    assert read(client.get("/.hidden")) == b"hidden"
     assert client.get("/").status == 404
 
 
@@ -425,7 +433,7 @@ def test_tls_for_everybody_is_asked_for_by_name(start, folder):
             "--allow-unauthenticated-clients",
         )
         client = SSLClient(pki.anonymous_client_sslconfig, parse_url(url).addresses[0])
-        assert client.get("/data.bin").body.read() == DATA
+        assert read(client.get("/data.bin")) == DATA
         client.close()
 
 
@@ -445,7 +453,7 @@ def test_the_pki_does_not_overwrite(tmp_path, capsys):
 def test_a_proxy_passes_on(start, files):
     """Requests go to the URL, below its path; a server that is not there is a 502."""
     _, url = start("proxy", files, "--bind", "127.0.0.1:0")
-    assert client_of(url).get("/data.bin").body.read() == DATA
+    assert read(client_of(url).get("/data.bin")) == DATA
     _, url = start("proxy", f"{files}data.bin", "--bind", "127.0.0.1:0")
     assert client_of(url).get("/").status == 404
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -457,7 +465,7 @@ def test_a_proxy_passes_on(start, files):
 def test_the_inspector_prints_what_came(start):
     """The text of each request is on standard output, after the URL."""
     process, url = start("inspect", "--bind", "127.0.0.1:0")
-    answer = client_of(url).get("/foo?x=42").body.read().decode()
+    answer = read(client_of(url).get("/foo?x=42")).decode()
     _, out, _ = stop(process)
     assert out == answer + "\n"
     assert "    x ['42']" in out
@@ -525,6 +533,7 @@ class Flaky:
 
     def __call__(self, request):
         self.ranges.append(request["headers"].get("range"))
+        body: Any
         status, reason, headers, body = self.app(request)
         if self.etag is not None:
             headers = {**headers, "etag": self.etag}

@@ -20,12 +20,13 @@ from typing import Any
 import pytest
 
 import degu.files
+from degu import EmbeddedServer
 from degu.base import FileOutput, Input, Output
 from degu.client import Client, SSLClient
 from degu.files import PART_SUFFIX, FilesApp, format_size, guess_type
 from degu.rgi import Validator
 from degu.server import Server, SSLServer
-from degu.testing import TempPKI, TempServer
+from degu.testing import TempPKI
 
 DATA = bytes(range(256)) * 40
 LOCALHOST = ("127.0.0.1", 0)
@@ -340,7 +341,7 @@ def test_without_openat_it_says_so(folder, monkeypatch):
         FilesApp(folder)
 
 
-def test_no_descriptor_is_left_open(serve, folder):
+def test_no_descriptor_is_left_open(serve, folder, wait_until):
     """After a thousand requests of all kinds only the folder's own is open."""
     client = serve(FilesApp(folder, writable=True))
     uris = ("/data.bin", "/missing", "/sub", "/sub/", "/", "/.x", "/sub/note.txt/x")
@@ -359,7 +360,8 @@ def test_no_descriptor_is_left_open(serve, folder):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
         ask()
-    assert len(os.listdir("/proc/self/fd")) == before
+    # The server's side of a connection may take a moment to close.
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
 # --- listings
@@ -543,12 +545,11 @@ def test_if_range_decides_between_part_and_whole(client, folder):
     assert ask("W/" + headers["etag"]) == 200
     assert ask(formatdate(0, usegmt=True)) == 200
     assert ask("garbage") == 200
-    os.utime(folder / "data.bin")
+    soon = time.time() + 60
+    os.utime(folder / "data.bin", (soon, soon))
     headers = fetch(client, "/data.bin")[1]
-    now = time.time()
-    if int((folder / "data.bin").stat().st_mtime) + 1 > now + 0.2:
-        # Within that second the file may change again, and keep its date.
-        assert ask(headers["last-modified"]) == 200
+    # Until that second is over the file may change again, and keep its date.
+    assert ask(headers["last-modified"]) == 200
     assert ask(headers["etag"]) == 206
 
 
@@ -878,8 +879,8 @@ def build_small_files_app(folder: str) -> FilesApp:
 
 def test_a_full_disk_is_a_507(folder):
     """Where no more can be written the client is told, and no part stays."""
-    with TempServer(LOCALHOST, build_small_files_app, str(folder)) as server:
-        client = server.client()
+    with EmbeddedServer(LOCALHOST, build_small_files_app, str(folder)) as server:
+        client = Client(server.address)
         assert client.put("/big", {}, b"x" * 100_000).status == 507
         assert not parts(folder)
         assert client.put("/small", {}, b"x" * 1000).status == 201
