@@ -6,6 +6,7 @@ PYTHON ?=
 EXTRAS ?= dev
 FOLDER ?=
 TEST_ARGS ?=
+SECONDS ?= 60
 
 PY := $(VENV)/bin/python
 CODE := $(wildcard degu demo_app bench tests doc/conf.py)
@@ -15,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .PHONY: help demo test test-pure test-all lint types format doc doctest coverage \
-	bench bench-quick fuzz sanitize dist check clean distclean
+	bench bench-quick fuzz fuzz-properties sanitize dist check clean distclean
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
 
@@ -63,7 +64,11 @@ bench: $(VENV)/installed.$(EXTRAS) ## Speed and memory beside the peers (minutes
 bench-quick: $(VENV)/installed.$(EXTRAS) ## The same in seconds, to see a change at once
 	$(PY) -m bench --quick
 
-fuzz: $(VENV)/installed.$(EXTRAS) ## Property tests with many more examples
+fuzz: $(VENV)/installed.$(EXTRAS) ## Coverage-guided, SECONDS= for each target (Linux)
+	$(PY) -m pip install -q 'atheris>=3,<4'
+	$(PY) -m tests.fuzz --seconds $(SECONDS)
+
+fuzz-properties: $(VENV)/installed.$(EXTRAS) ## Property tests with many more examples
 	$(PY) -m pytest -n auto -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(TEST_ARGS)
 
 sanitize: ## The compiled twin under AddressSanitizer and UBSan, in .venv-sanitize
@@ -81,7 +86,7 @@ check: lint types doc doctest test ## All that CI checks, the quick things first
 
 clean: ## Remove what was built (virtual environments stay)
 	rm -rf build dist wheelhouse *.egg-info htmlcov .coverage .coverage.* doc/_build
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis degu/_wire.c degu/_wire*.so .venv*/installed.*
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz degu/_wire.c degu/_wire*.so .venv*/installed.*
 	find degu $(wildcard demo_app bench tests doc) -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environments too

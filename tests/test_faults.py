@@ -10,29 +10,32 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from degu.base import ChunkedOutput, FileOutput, Output
-from degu.client import Client
+from degu.client import Client, SSLClient
 from degu.errors import (
     ClosedConnectionError,
     DeguError,
     EmptyHeadError,
     PeerError,
+    TLSError,
     UnderFlowError,
 )
-from degu.server import Server
+from degu.server import Server, SSLServer
 from tests import soak
 from tests.conftest import TIMEOUT_FACTOR, poll
 from tests.soak import drain, reset
+from tests.transports import shared_pki
 
 HOST = "127.0.0.1"
 TIMEOUT = 5.0
@@ -457,6 +460,79 @@ def test_slow_drip_on_all_places_does_not_starve_a_client(
     assert seconds < head_timeout / 2
 
 
+def test_tls_client_leaves_at_each_point_of_a_handshake(tmp_path: Path):
+    """Whatever part of a handshake came, the thread ends and the next one is served."""
+    pki = shared_pki()
+    hello = read_hello()
+    server = SSLServer(pki.server_sslconfig, (HOST, 0), Site(tmp_path))
+    with server.running(grace=0.5):
+        client = SSLClient(pki.client_sslconfig, server.address, timeout=TIMEOUT)
+        for size in range(0, len(hello) + 1, 16):
+            for leave in (close_both, reset):
+                sock = socket.create_connection((HOST, server.address[1]), TIMEOUT)
+                sock.sendall(hello[:size])
+                leave(sock)
+        poll(lambda: not server._handlers, 5, "the end of all connections")
+        with client.connect() as connection:
+            assert connection.get("/").status == 200
+
+
+def read_hello() -> bytes:
+    """What a TLS client says first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname="a").do_handshake()
+    return outgoing.read()
+
+
+def test_tls_client_is_not_starved_by_handshakes_that_never_end(tmp_path: Path):
+    """A place is taken from a peer that does not get on with its handshake."""
+    pki = shared_pki()
+    server = SSLServer(
+        pki.server_sslconfig, (HOST, 0), Site(tmp_path), max_connections=8
+    )
+    with server.running(grace=0.1), ExitStack() as stack:
+        for _ in range(8):
+            port = server.sock.getsockname()[1]
+            stack.enter_context(socket.create_connection((HOST, port), TIMEOUT))
+        poll(lambda: len(server._handlers) == 8, 5, "all places to be taken")
+        client = SSLClient(pki.client_sslconfig, server.address, timeout=TIMEOUT)
+
+        def ask() -> bool:
+            with suppress(PeerError, TLSError), client.connect() as connection:
+                return connection.get("/").status == 200
+            return False
+
+        poll(ask, 5, "an answer to the honest client")
+
+
+class Counting(Site):
+    """An app that counts the connections it is asked about."""
+
+    connects = 0
+
+    def on_connect(self, session: Any, sock: Any) -> bool:
+        self.connects += 1
+        return True
+
+
+@on_linux
+@pytest.mark.parametrize("leave", [close_both, reset])
+def test_connection_that_left_before_it_was_served_costs_no_thread(
+    tmp_path: Path, leave: Callable[[socket.socket], None]
+):
+    """In a flood of those who only connect, nobody waits behind them for long."""
+    site = Counting(tmp_path)
+    server = Server((HOST, 0), site)
+    stand = Stand(server, site)
+    for _ in range(50):
+        leave(stand.connect())
+    with server.running():
+        stand.check_alive()
+    assert site.connects == 3
+
+
 @on_linux
 def test_server_without_descriptors_recovers():
     """EMFILE in accept is survived: once descriptors come back, it serves again."""
@@ -470,7 +546,7 @@ def test_server_without_descriptors_recovers():
         assert min(soak.ask(port) for _ in range(3)) < AT_ONCE * TIMEOUT_FACTOR
 
 
-COUNT = int(os.environ.get("DEGU_TEST_SOAK", "4000"))
+COUNT = int(os.environ.get("DEGU_TEST_SOAK", "3000"))
 DROPPED = int(os.environ.get("DEGU_TEST_SOAK", "10000"))
 
 

@@ -1,0 +1,71 @@
+"""The pages that say what is accepted and bounded, held against the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from degu import limits, wire
+from degu.limits import CLIENT_OPTIONS, SERVER_OPTIONS, SSL_CLIENT_OPTIONS
+from tests import corpus
+
+DOC = Path(__file__).parent.parent / "doc"
+CONFORMANCE = (DOC / "reference/conformance.rst").read_text(encoding="utf-8")
+LIMITS = (DOC / "reference/limits.rst").read_text(encoding="utf-8")
+
+
+def find_names(marker: str) -> set[str]:
+    """The literals between two comments of the page."""
+    text = CONFORMANCE.split(f".. {marker}-begin")[1].split(f".. {marker}-end")[0]
+    return set(re.findall("``([^`]+)``", text))
+
+
+def test_page_names_each_list_field_and_each_forbidden_trailer():
+    """Both lists are those of the code, no more and no less."""
+    assert find_names("list-fields") == wire.LIST_HEADERS
+    assert find_names("trailers") == wire.FORBIDDEN_TRAILERS
+
+
+def test_page_names_each_status_of_the_corpus():
+    """No case is refused in a way that the tables do not show."""
+    shown = set(map(int, re.findall(r"^     - ([0-9]{3})\b", CONFORMANCE, re.M)))
+    shown.add(414)  # shares a row with 400
+    assert shown - {408} == corpus.STATUSES
+
+
+def test_page_names_each_constant_of_the_limits():
+    """Each constant is on the page, which takes its value and reason from the code."""
+    constants = {name for name in vars(limits) if re.fullmatch("[A-Z][A-Z_]+", name)}
+    constants -= {"SERVER_OPTIONS", "CLIENT_OPTIONS", "SSL_CLIENT_OPTIONS"}
+    assert set(re.findall(r"^\.\. autodata:: (\w+)$", LIMITS, re.M)) == constants
+    assert len(constants) > 30
+
+
+def find_rows() -> dict[str, list[str]]:
+    """The table of options: name to cells."""
+    table = LIMITS.split(".. list-table::")[1].split("\n\n>>>")[0]
+    rows = re.findall(r"   \* - ``(\w+)``\n((?:     -.*\n?)+)", table)
+    return {name: re.findall(r"- ?(.*)", cells) for name, cells in rows}
+
+
+def test_page_names_each_option_with_its_default():
+    """The table has each option of servers and clients, and nobody else's."""
+    rows = find_rows()
+    known: dict[str, Any] = {**SSL_CLIENT_OPTIONS, **SERVER_OPTIONS}
+    assert set(rows) == set(known)
+    for name, (default, *_) in rows.items():
+        assert default.split(",")[0] == str(known[name].default), name
+    client = CLIENT_OPTIONS["timeout"].default
+    assert rows["timeout"][0] == f"{limits.TIMEOUT}, client {client}"
+
+
+@pytest.mark.parametrize("name", sorted({**SSL_CLIENT_OPTIONS, **SERVER_OPTIONS}))
+def test_page_says_who_takes_an_option(name: str):
+    """The columns for servers and clients are those of the code."""
+    _, server, client, _ = find_rows()[name]
+    assert (server == "yes") == (name in SERVER_OPTIONS)
+    assert (client == "yes") == (name in CLIENT_OPTIONS)
+    assert (client != "") == (name in SSL_CLIENT_OPTIONS)
