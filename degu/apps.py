@@ -67,9 +67,9 @@ class _Wrapper:
     def __init__(self, app: App) -> None:
         _check_app("app", app)
         self.app = app
-        on_connect = getattr(app, "on_connect", None)
-        if on_connect is not None:
-            self.on_connect = on_connect
+        for hook in ("on_connect", "on_refused"):
+            if hasattr(app, hook):
+                setattr(self, hook, getattr(app, hook))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.app!r})"

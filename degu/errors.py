@@ -4,7 +4,7 @@
 
     DeguError
     ├── ProtocolError (ValueError)            the peer, or the caller, broke HTTP
-    │   ├── ParseError 400                    bytes outside the grammar
+    │   ├── ParseError 400                    bytes or text outside its grammar
     │   ├── ForbiddenOriginError 403          a web page of a foreign origin
     │   ├── HeadTimeoutError 408              the head did not arrive in time
     │   ├── ContentTooLargeError 413          a body over its cap
@@ -26,6 +26,8 @@
     ├── UnconsumedBodyError (ValueError)      a body has to be read first
     ├── AppError (TypeError, ValueError)      an app broke the RGI
     ├── TLSError (ConnectionError)            a TLS handshake failed, with the reason
+    ├── PairingError                          two devices do not trust each other
+    ├── PeerFileError (OSError)               a private file can't be used as it is
     └── StartError (RuntimeError)             an embedded server did not start
         ├── StartTimeoutError (TimeoutError)  it neither served nor failed in time
         └── DiedError                         it ended without a word; knows exitcode
@@ -51,8 +53,10 @@ __all__ = [
     "HeadTooLargeError",
     "MisdirectedError",
     "OverFlowError",
+    "PairingError",
     "ParseError",
     "PeerError",
+    "PeerFileError",
     "ProtocolError",
     "SlowPeerError",
     "StartError",
@@ -91,7 +95,11 @@ class ProtocolError(DeguError, ValueError):
 
 
 class ParseError(ProtocolError):
-    """Bytes or values outside the grammar of RFC 9110 and RFC 9112."""
+    """Bytes or values outside their grammar; the message says whose and where.
+
+    That of HTTP (RFC 9110, RFC 9112), or of what devices tell each other before they
+    are trusted: fingerprints, certificates, invitations and messages (`degu.peers`).
+    """
 
 
 class ForbiddenOriginError(ProtocolError):
@@ -220,6 +228,14 @@ class AppError(DeguError, TypeError, ValueError):
 
 class TLSError(DeguError, ConnectionError):
     """A TLS connection could not be made; the message says which side refused."""
+
+
+class PairingError(DeguError):
+    """Two devices do not trust each other (any more), or did not come to."""
+
+
+class PeerFileError(DeguError, OSError):
+    """A file of an identity or a store can't be used; it was left as it is."""
 
 
 class StartError(DeguError, RuntimeError):

@@ -1,8 +1,7 @@
 """What two devices tell each other until they trust each other; pure, without I/O.
 
-    fingerprint   the SHA-256 of a certificate's DER, 32 bytes; as text, 8 groups of 7
     Peer          a device as others know it: name, certificate, addresses
-    Invitation    addresses, fingerprint and a one-time token, as text to paste or scan
+    Message       what they exchange, as JSON
     Pairing       one attempt at a short code that both users compare, as one side of it
 
 Pairing is a commitment, two nonces and a code (the recipe of the short
@@ -20,7 +19,7 @@ Whoever sits in the middle has to choose what it shows to each side before it ca
 know what the other will add, so it can't search for certificates that give both
 sides one code: it has one guess in a million, and the users see the other 999 999.
 
-Files, sockets and contexts are in `degu.peers`.
+Over HTTP it is in `degu.meeting` (the responder) and `degu.joining` (the initiator).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import ipaddress
+import json
 import re
 import secrets
 from collections.abc import Callable
@@ -36,10 +35,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from degu.address import Address, format_host
-from degu.errors import DeguError, ParseError, shown
+from degu.address import Address
+from degu.errors import PairingError, ParseError, shown
+from degu.fingerprint import build_fingerprint, format_fingerprint, parse_fingerprint
+from degu.invitation import (
+    MAX_ADDRESSES,
+    Invitation,
+    build_peer_addresses,
+    check_fresh,
+    format_invitation,
+    format_peer_address,
+    parse_invitation,
+    parse_peer_address,
+)
 
 __all__ = [
+    "MAX_ADDRESSES",
+    "MAX_NAME_LENGTH",
     "Invitation",
     "Message",
     "Pairing",
@@ -50,18 +62,21 @@ __all__ = [
     "build_fingerprint",
     "build_pairing_code",
     "build_peer_fields",
+    "build_refusal",
+    "build_refused_error",
     "check_fresh",
     "format_fingerprint",
     "format_invitation",
+    "format_message",
     "format_peer_address",
+    "parse_fields",
     "parse_fingerprint",
+    "parse_hex",
     "parse_invitation",
+    "parse_message",
     "parse_peer_address",
     "parse_peer_fields",
 ]
-
-Message = dict[str, Any]
-"""What the sides exchange: a dict that JSON can hold."""
 
 MAX_NAME_LENGTH = 64
 """Characters of a device's name: one line of a dialog."""
@@ -69,8 +84,14 @@ MAX_NAME_LENGTH = 64
 MAX_CERTIFICATE_SIZE = 4096
 """Bytes of a certificate's DER; Degu's own have about 450."""
 
-MAX_ADDRESSES = 16
-"""Addresses of one device: more interfaces than a computer has."""
+MAX_MESSAGE_SIZE = 16 * 1024
+"""Bytes of a message: a certificate in base64, and room."""
+
+JSON = "application/json"
+"""The content-type of a message."""
+
+WINDOW_SECONDS = 120.0
+"""Seconds that two users have: to walk to the other device and compare."""
 
 MAX_WHY_LENGTH = 200
 """Characters of a peer's reason that are shown: as much as Degu's own messages."""
@@ -78,15 +99,92 @@ MAX_WHY_LENGTH = 200
 NONCE_SIZE = 32
 """Bytes of a nonce: as long as the hash, so that it hides what it commits to."""
 
-TOKEN_SIZE = 16
-"""Bytes of an invitation's token: nobody guesses 128 bits over a network."""
+COMMITMENT_SIZE = 32
+"""Bytes of a commitment, a SHA-256."""
 
 CODE_DIGITS = 6
 """Digits of a pairing code: a guess is right once in a million windows."""
 
 
-class PairingError(DeguError):
-    """Two devices did not come to trust each other; nothing was stored."""
+# --- messages ---------------------------------------------------------------------
+
+Message = dict[str, Any]
+"""What the sides exchange: a dict that JSON can hold."""
+
+WAIT: Message = {"type": "wait"}
+"""Over HTTP, an answer: nothing yet, ask again with the same."""
+
+FIELDS = {
+    "hello": {"version", "name", "certificate", "addresses", "commitment"},
+    "answer": {"version", "name", "certificate", "addresses", "nonce"},
+    "reveal": {"nonce"},
+    "confirm": set(),
+    "refuse": {"why"},
+    "accept": {"token", "name", "certificate", "addresses"},
+    "accepted": {"name", "certificate", "addresses"},
+}
+"""The type of each message, and the names of its other fields: no more, no fewer.
+
+The last two are of an invitation; the others of a pairing."""
+
+
+def parse_message(data: bytes) -> Message:
+    """Parse what `format_message` gave; raises `ParseError`."""
+    if len(data) > MAX_MESSAGE_SIZE:
+        raise ParseError(f"expected a message of at most {MAX_MESSAGE_SIZE} bytes")
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ParseError(f"expected JSON, got {shown(data)}") from error
+    if not isinstance(message, dict):
+        raise ParseError(f"expected a JSON object, got {shown(data)}")
+    return message
+
+
+def format_message(message: Message) -> bytes:
+    """Format a `message` as JSON."""
+    return json.dumps(message).encode()
+
+
+def parse_fields(message: object) -> tuple[str, Message]:
+    """Parse a message into its type and its other fields, which have to be all there.
+
+    Raises `ParseError`.
+    """
+    if not isinstance(message, dict):
+        raise ParseError(f"pairing: expected a message, got {shown(message)}")
+    fields = dict(message)
+    kind = fields.pop("type", None)
+    if not isinstance(kind, str) or kind not in FIELDS:
+        raise ParseError(
+            f"type: expected one of {', '.join(FIELDS)}, got {shown(kind)}"
+        )
+    if fields.keys() != FIELDS[kind]:
+        raise ParseError(
+            f"{kind}: expected the fields {sorted(FIELDS[kind])}, "
+            f"got {shown(sorted(map(str, fields)))}"
+        )
+    return kind, fields
+
+
+def parse_hex(fields: Message, key: str, size: int) -> bytes:
+    """Parse a field of `size` bytes in hex; raises `ParseError` that names it."""
+    text = _get(fields, key, str)
+    if not re.fullmatch(f"[0-9a-f]{{{2 * size}}}", text):
+        raise ParseError(f"{key}: expected {size} bytes in hex, got {shown(text)}")
+    return bytes.fromhex(text)
+
+
+def _get(fields: Message, key: str, kind: type) -> Any:
+    value = fields.get(key)
+    if not isinstance(value, kind):
+        raise ParseError(f"{key}: expected a {kind.__name__}, got {shown(value)}")
+    return value
+
+
+def build_refusal(why: str) -> Message:
+    """Build the message that says no."""
+    return {"type": "refuse", "why": why}
 
 
 def build_refused_error(why: object) -> PairingError:
@@ -94,173 +192,6 @@ def build_refused_error(why: object) -> PairingError:
     text = why if isinstance(why, str) else ""
     printable = "".join(character for character in text if character.isprintable())
     return PairingError(f"the peer refused: {printable[:MAX_WHY_LENGTH]}")
-
-
-# --- fingerprints -----------------------------------------------------------------
-
-ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-"""Crockford's base32: without I, L, O (read as 1, 1, 0) and U (taken for V)."""
-
-RFC_4648 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-TO_ALPHABET = str.maketrans(RFC_4648, ALPHABET)
-FROM_ALPHABET = str.maketrans(ALPHABET, RFC_4648)
-LOOK_ALIKES = str.maketrans("OIL", "011")
-# Word processors turn the hyphen into one of the others.
-DASHES = dict.fromkeys(map(ord, "-\u2010\u2011\u2012\u2013\u2014\u2212"))
-
-FINGERPRINT_SIZE = 32
-FINGERPRINT_CHARACTERS = 56
-ROW = 13
-"""Characters that one check character follows: a wrong one is found within 2 groups."""
-GROUP = 7
-"""Characters between two dashes: what people keep in mind while they read."""
-
-
-def build_fingerprint(certificate: bytes) -> bytes:
-    """The fingerprint of a `certificate` (DER `bytes`): its SHA-256, 32 bytes."""
-    return hashlib.sha256(certificate).digest()
-
-
-def format_fingerprint(fingerprint: bytes) -> str:
-    """Format 32 bytes as 8 groups of 7 characters that people can read out.
-
-    Each 13 characters are followed by a check character (Luhn's, modulo 32).
-    Raises `ValueError` for another number of bytes.
-    """
-    if len(fingerprint) != FINGERPRINT_SIZE:
-        raise ValueError(
-            f"fingerprint: expected {FINGERPRINT_SIZE} bytes, got {len(fingerprint)}"
-        )
-    text = _encode(fingerprint)
-    rows = (text[at : at + ROW] for at in range(0, len(text), ROW))
-    checked = "".join(row + _build_check(row) for row in rows)
-    return "-".join(_split(checked, GROUP))
-
-
-def parse_fingerprint(text: str) -> bytes:
-    """Parse what `format_fingerprint` gave, as people type it; 32 bytes.
-
-    Case, spaces and dashes do not matter; O is 0, I and L are 1. Raises `ParseError`
-    that says where to look.
-    """
-    characters = _normalise(text)
-    if len(characters) != FINGERPRINT_CHARACTERS:
-        raise ParseError(
-            f"fingerprint: expected {FINGERPRINT_CHARACTERS} letters and digits, "
-            f"got {len(characters)}: {shown(text)}"
-        )
-    rows = _split(characters, ROW + 1)
-    for number, row in enumerate(rows):
-        if _build_check(row[:ROW]) != row[ROW]:
-            raise ParseError(
-                f"fingerprint: expected the check character to fit, got a mistake in "
-                f"group {2 * number + 1} or {2 * number + 2}: "
-                f"{row[:GROUP]}-{row[GROUP:]}"
-            )
-    return _decode("".join(row[:ROW] for row in rows), FINGERPRINT_SIZE, "fingerprint")
-
-
-def _normalise(text: str) -> str:
-    characters = "".join(text.split()).translate(DASHES)
-    # Only ASCII: the upper case of other letters can have another length.
-    if characters.isascii():
-        characters = characters.upper().translate(LOOK_ALIKES)
-    wrong = [character for character in characters if character not in ALPHABET]
-    if wrong:
-        raise ParseError(
-            f"expected letters (no U) and digits, got {shown(wrong[0])} "
-            f"in {shown(text)}"
-        )
-    return characters
-
-
-def _build_check(row: str) -> str:
-    total, factor = 0, 2
-    for character in reversed(row):
-        product = factor * ALPHABET.index(character)
-        total += product // 32 + product % 32
-        factor = 3 - factor
-    return ALPHABET[-total % 32]
-
-
-def _encode(data: bytes) -> str:
-    return base64.b32encode(data).decode().rstrip("=").translate(TO_ALPHABET)
-
-
-def _decode(characters: str, size: int, name: str) -> bytes:
-    padded = characters.translate(FROM_ALPHABET) + "=" * (-len(characters) % 8)
-    try:
-        data = base64.b32decode(padded)
-    except ValueError:
-        data = b""
-    # One value has one text: bits after the last byte have to be zero.
-    if len(data) != size or _encode(data) != characters:
-        raise ParseError(
-            f"{name}: expected {size} bytes in base32, got {shown(characters)}"
-        )
-    return data
-
-
-def _split(text: str, size: int) -> list[str]:
-    return [text[at : at + size] for at in range(0, len(text), size)]
-
-
-# --- addresses --------------------------------------------------------------------
-
-
-def format_peer_address(address: Address) -> str:
-    """Format a TCP `address` for other machines: ``192.0.2.7:80``, ``[fe80::1]:80``.
-
-    The scope id of a link-local address is a number of this machine and stays here.
-    Raises `ValueError` for what no other machine can connect to: Unix sockets, host
-    names, the unspecified address, port 0.
-    """
-    if not isinstance(address, tuple):
-        raise ValueError(f"address: expected one of TCP, got {shown(address)}")
-    host = address[0].partition("%")[0]
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        raise ValueError(
-            f"address: expected an IP literal, got {shown(host)}"
-        ) from None
-    if (ip.version == 6) != (len(address) == 4):
-        raise ValueError(
-            "address: expected a 4-tuple for IPv6 and a 2-tuple for IPv4, "
-            f"got {shown(address)}"
-        )
-    _check_reachable(ip, address[1])
-    return format_host((str(ip), *address[1:]))
-
-
-def parse_peer_address(text: str) -> Address:
-    """Parse what `format_peer_address` gave into a 4-tuple or 2-tuple.
-
-    Raises `ParseError`; also for a zone (``fe80::1%eth0``), which only has a meaning
-    on the machine that wrote it.
-    """
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})", text)
-    if match is None:
-        raise ParseError(
-            "address: expected an IP literal and a port, as 192.0.2.7:80 or "
-            f"[2001:db8::1]:80, got {shown(text)}"
-        )
-    six, four, port = match[1], match[2], int(match[3])
-    try:
-        ip = ipaddress.IPv6Address(six) if six else ipaddress.IPv4Address(four)
-        _check_reachable(ip, port)
-    except ValueError as error:
-        raise ParseError(f"address: {error}, got {shown(text)}") from None
-    return (str(ip), port, 0, 0) if six else (str(ip), port)
-
-
-def _check_reachable(
-    ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
-) -> None:
-    if ip.is_unspecified or ip.is_multicast:
-        raise ValueError(f"expected the address of one machine, not {ip}")
-    if not 0 < port < 65536:
-        raise ValueError(f"expected a port of 1 to 65535, not {port}")
 
 
 # --- peers ------------------------------------------------------------------------
@@ -290,16 +221,8 @@ class Peer:
                 f"certificate: expected 1 to {MAX_CERTIFICATE_SIZE} bytes of DER, "
                 f"got {len(self.certificate)}"
             )
-        if len(self.addresses) > MAX_ADDRESSES:
-            raise ValueError(
-                f"addresses: expected at most {MAX_ADDRESSES}, "
-                f"got {len(self.addresses)}"
-            )
-        plain = tuple(
-            parse_peer_address(format_peer_address(address))
-            for address in self.addresses
-        )
-        object.__setattr__(self, "addresses", plain)
+        told = build_peer_addresses(self.addresses)
+        object.__setattr__(self, "addresses", told)
 
     @property
     def fingerprint(self) -> bytes:
@@ -355,161 +278,11 @@ def parse_peer_fields(fields: Message) -> Peer:
         raise ParseError(str(error)) from None
 
 
-def _get(fields: Message, key: str, kind: type) -> Any:
-    value = fields.get(key)
-    if not isinstance(value, kind):
-        raise ParseError(f"{key}: expected a {kind.__name__}, got {shown(value)}")
-    return value
-
-
-# --- invitations ------------------------------------------------------------------
-
-INVITATION = "degu:1?"
-"""How an invitation begins: a scheme of its own, and the version of the format."""
-
-SUM_LENGTH = 4
-"""Check characters at the end: they tell a damaged invitation from a wrong one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    """What lets another device in: whoever has it first is trusted, until it expires.
-
-    Raises `ValueError` for fields that no invitation can have.
-    """
-
-    addresses: tuple[Address, ...]
-    """Where to connect: at least one 4-tuple or 2-tuple, without scope ids."""
-    fingerprint: bytes
-    """Whom to find there: 32 bytes."""
-    token: bytes
-    """The secret that is good once: 16 bytes."""
-    until: int
-    """When it expires: seconds since 1970, UTC."""
-
-    def __post_init__(self) -> None:
-        if not 0 < len(self.addresses) <= MAX_ADDRESSES:
-            raise ValueError(
-                f"addresses: expected 1 to {MAX_ADDRESSES}, got {len(self.addresses)}"
-            )
-        for name, size in (("fingerprint", FINGERPRINT_SIZE), ("token", TOKEN_SIZE)):
-            if len(getattr(self, name)) != size:
-                raise ValueError(f"{name}: expected {size} bytes")
-        if self.until < 0:
-            raise ValueError(f"until: expected a time after 1970, got {self.until}")
-        plain = tuple(
-            parse_peer_address(format_peer_address(address))
-            for address in self.addresses
-        )
-        object.__setattr__(self, "addresses", plain)
-
-
-def format_invitation(invitation: Invitation) -> str:
-    """Format an `invitation` as one word of ASCII, to be pasted or shown as a QR code.
-
-    For a QR code `.upper()` of it means the same.
-    """
-    fields = [
-        *(f"at={format_peer_address(address)}" for address in invitation.addresses),
-        f"id={format_fingerprint(invitation.fingerprint).replace('-', '')}",
-        f"token={_encode(invitation.token)}",
-        f"until={invitation.until}",
-    ]
-    text = (INVITATION + "&".join(fields)).lower()
-    return f"{text}&sum={_build_sum(text)}"
-
-
-def parse_invitation(text: str) -> Invitation:
-    """Parse what `format_invitation` gave; white space and case do not matter.
-
-    Raises `ParseError` that says what is wrong with it. An expired one is parsed:
-    see `check_fresh`.
-    """
-    word = "".join(text.split()).lower()
-    _check_start(word)
-    body, found, checksum = word.rpartition("&sum=")
-    if not found or len(checksum) < SUM_LENGTH:
-        raise ParseError(
-            "invitation: expected it to end in '&sum=' and "
-            f"{SUM_LENGTH} characters, so its end is missing: {shown(word[-30:])}"
-        )
-    if checksum != _build_sum(body):
-        raise ParseError(
-            "invitation: expected its check characters to fit, so some of it was "
-            f"changed or is missing, got {shown(checksum)}"
-        )
-    return _parse_invitation_fields(body.removeprefix(INVITATION))
-
-
-def _check_start(word: str) -> None:
-    if not word:
-        raise ParseError("invitation: expected text that begins with 'degu:', got none")
-    if not word.startswith("degu:"):
-        raise ParseError(
-            f"invitation: expected text that begins with 'degu:', got {shown(word)}"
-        )
-    if not word.startswith(INVITATION):
-        version = word.removeprefix("degu:").partition("?")[0]
-        raise ParseError(
-            f"invitation: expected version 1, got {shown(version)}: "
-            "a newer program may have made it"
-        )
-
-
-def _parse_invitation_fields(body: str) -> Invitation:
-    fields: dict[str, list[str]] = {"at": [], "id": [], "token": [], "until": []}
-    for field in body.split("&"):
-        key, _, value = field.partition("=")
-        if key not in fields:
-            raise ParseError(
-                f"invitation: expected the fields {', '.join(fields)}, got {shown(key)}"
-            )
-        fields[key].append(value)
-    for key, values in fields.items():
-        if not values or (len(values) > 1 and key != "at"):
-            raise ParseError(f"invitation: expected one {key!r}, got {len(values)}")
-    until = fields["until"][0]
-    if not re.fullmatch("[0-9]{1,12}", until):
-        raise ParseError(f"invitation: until: expected seconds, got {shown(until)}")
-    try:
-        return Invitation(
-            tuple(map(parse_peer_address, fields["at"])),
-            parse_fingerprint(fields["id"][0]),
-            _decode(_normalise(fields["token"][0]), TOKEN_SIZE, "token"),
-            int(until),
-        )
-    except ValueError as error:
-        raise ParseError(f"invitation: {error}") from None
-
-
-def _build_sum(text: str) -> str:
-    return _encode(hashlib.sha256(text.encode()).digest())[:SUM_LENGTH].lower()
-
-
-def check_fresh(invitation: Invitation, now: float) -> None:
-    """Raise `PairingError` if `invitation` expired before `now` (Unix seconds)."""
-    if now > invitation.until:
-        minutes = int(now - invitation.until) // 60
-        raise PairingError(
-            f"invitation: expected one that is still good, got one that expired "
-            f"{minutes} minutes ago: ask for a new one"
-        )
-
-
 # --- pairing ----------------------------------------------------------------------
 
 Role = Literal["initiator", "responder"]
 
 PAIRING_VERSION = 1
-
-MESSAGES = {
-    "hello": {"version", "name", "certificate", "addresses", "commitment"},
-    "answer": {"version", "name", "certificate", "addresses", "nonce"},
-    "reveal": {"nonce"},
-    "confirm": set(),
-    "refuse": {"why"},
-}
-"""The type of each message, and the names of its other fields: no more, no fewer."""
 
 
 class State(StrEnum):
@@ -522,6 +295,11 @@ class State(StrEnum):
     """For the users."""
     PAIRED = "paired"
     FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing follows."""
+        return self in (State.PAIRED, State.FAILED)
 
 
 def build_pairing_code(
@@ -608,9 +386,9 @@ class Pairing:
         Raises `PairingError` for a message that is malformed, out of turn, not what
         was committed to, or the peer's refusal; the attempt is then over.
         """
-        final = self.state in (State.PAIRED, State.FAILED)
+        final = self.state.is_final
         try:
-            kind, fields = _parse_message(message)
+            kind, fields = parse_fields(message)
             if kind == "refuse" and not final:
                 raise build_refused_error(fields["why"])
             step = self._steps.get((self.state, kind))
@@ -640,7 +418,7 @@ class Pairing:
         if self.state is State.PAIRED:
             raise PairingError("pairing: expected a no before the end, got one after")
         self.state = State.FAILED
-        return {"type": "refuse", "why": why}
+        return build_refusal(why)
 
     def _build_introduction(self, kind: str, **fields: str) -> Message:
         introduction = {"type": kind, "version": PAIRING_VERSION}
@@ -648,14 +426,14 @@ class Pairing:
 
     def _receive_hello(self, fields: Message) -> Message:
         peer = self._parse_introduction(fields)
-        self._commitment = _parse_hex(fields, "commitment")
+        self._commitment = parse_hex(fields, "commitment", COMMITMENT_SIZE)
         self.peer = peer
         self.state = State.WAITING
         return self._build_introduction("answer", nonce=self._nonce.hex())
 
     def _receive_answer(self, fields: Message) -> Message:
         peer = self._parse_introduction(fields)
-        nonce = _parse_hex(fields, "nonce")
+        nonce = parse_hex(fields, "nonce", NONCE_SIZE)
         self.code = build_pairing_code(self.me, peer, self._nonce, nonce)
         self.peer = peer
         self.state = State.COMPARING
@@ -663,7 +441,7 @@ class Pairing:
 
     def _receive_reveal(self, fields: Message) -> None:
         assert self.peer is not None
-        nonce = _parse_hex(fields, "nonce")
+        nonce = parse_hex(fields, "nonce", NONCE_SIZE)
         commitment = _build_commitment(nonce, self.peer)
         if not hmac.compare_digest(commitment, self._commitment):
             raise PairingError("nonce: expected the one that was committed to")
@@ -693,29 +471,3 @@ class Pairing:
                 "certificate: expected the one of the TLS handshake, got another"
             )
         return peer
-
-
-def _parse_message(message: object) -> tuple[str, Message]:
-    if not isinstance(message, dict):
-        raise ParseError(f"pairing: expected a message, got {shown(message)}")
-    fields = dict(message)
-    kind = fields.pop("type", None)
-    if not isinstance(kind, str) or kind not in MESSAGES:
-        raise ParseError(
-            f"type: expected one of {', '.join(MESSAGES)}, got {shown(kind)}"
-        )
-    if fields.keys() != MESSAGES[kind]:
-        raise ParseError(
-            f"{kind}: expected the fields {sorted(MESSAGES[kind])}, "
-            f"got {shown(sorted(map(str, fields)))}"
-        )
-    return kind, fields
-
-
-def _parse_hex(fields: Message, key: str) -> bytes:
-    text = _get(fields, key, str)
-    if not re.fullmatch(f"[0-9a-f]{{{2 * NONCE_SIZE}}}", text):
-        raise ParseError(
-            f"{key}: expected {NONCE_SIZE} bytes in hex, got {shown(text)}"
-        )
-    return bytes.fromhex(text)

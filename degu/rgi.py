@@ -139,6 +139,8 @@ class Validator:
         self.app = app
         if on_connect is not None:
             self.on_connect = self._on_connect
+        if hasattr(app, "on_refused"):
+            self.on_refused = app.on_refused
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.app!r})"

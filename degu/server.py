@@ -53,7 +53,7 @@ __all__ = ["SSLServer", "Server"]
 
 log = logging.getLogger(__name__)
 
-App = Callable[[dict[str, Any]], Any]
+App = Callable[[Any], Any]
 
 _HOPELESS = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
 """What accept() says when the listening socket was closed, and always will say."""
@@ -79,11 +79,10 @@ class Server:
     ) -> None:
         if not callable(app):
             raise TypeError(f"app: expected a callable, got {shown(app)}")
-        on_connect = getattr(app, "on_connect", None)
-        if on_connect is not None and not callable(on_connect):
-            raise TypeError(
-                f"app.on_connect: expected a callable, got {shown(on_connect)}"
-            )
+        for name in ("on_connect", "on_refused"):
+            hook = getattr(app, name, None)
+            if hook is not None and not callable(hook):
+                raise TypeError(f"app.{name}: expected a callable, got {shown(hook)}")
         self.options = check_options(options, SERVER_OPTIONS)
         self.app = app
         self.methods = frozenset(self.options["methods"] or wire.METHODS)
@@ -161,6 +160,9 @@ class Server:
         accepted = self._accept()
         if accepted is not None:
             sock, peer = accepted
+            if _is_gone(sock):
+                sock.close()
+                return
             handler = _Handler(self, sock, peer)
             if self._admit(handler):
                 self._start(handler.run, sock, handler)
@@ -458,7 +460,12 @@ class _Handler:
             # Without it TLS 1.3 loses 40 ms on every connection.
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = self.server._wrap(self.sock)
-        self.server._handshake(self.sock, handshake_timeout)
+        try:
+            self.server._handshake(self.sock, handshake_timeout)
+        except DeguError as error:
+            self.sock.close()  # the app takes its time, the peer need not wait
+            self.tell_refused(error)
+            raise
         options = self.server.options
         self.stream = Stream(
             self.sock,
@@ -496,6 +503,15 @@ class _Handler:
         except Exception:
             log.exception("%s: on_connect failed", self.peer)
             return False
+
+    def tell_refused(self, error: DeguError) -> None:
+        """Tell the app of a peer with whom no handshake came about, and why."""
+        on_refused = getattr(self.server.app, "on_refused", None)
+        if on_refused is not None:
+            try:
+                on_refused(self.peer, error)
+            except Exception:
+                log.exception("%s: on_refused failed", self.peer)
 
     def handle_plain(self, wait: float) -> bool:
         """Do what `handle` does, with compiled code as long as all is plain."""
@@ -620,7 +636,9 @@ class _Handler:
         if self.last and status >= 200 and "connection" not in headers:
             headers = complete_headers(headers, output, method, status)
             headers = {**headers, "connection": "close"}
-        if output is None or (type(output) in JOINABLE and len(output) <= JOIN_SIZE):
+        if output is None or (
+            isinstance(output, JOINABLE) and len(output) <= JOIN_SIZE
+        ):
             return wire.build_response(status, reason, headers, output, method), None
         headers = complete_headers(headers, output, method, status)
         return wire.format_response(status, reason, headers) + b"\r\n\r\n", output
@@ -634,9 +652,7 @@ class _Handler:
             self.stream.linger()
         return False
 
-    def fail_app(
-        self, error: BaseException, body: Input | ChunkedInput | None
-    ) -> bool:
+    def fail_app(self, error: BaseException, body: Input | ChunkedInput | None) -> bool:
         """Answer for an app that raised; SystemExit and its like end the thread."""
         self.fail(error, body)
         if not isinstance(error, Exception):
@@ -701,6 +717,21 @@ def _check_listening(sock: socket.socket) -> socket.socket:
     ):
         raise ValueError(f"address: expected a listening socket, got {shown(sock)}")
     return sock
+
+
+def _is_gone(sock: socket.socket) -> bool:
+    """Whether the peer of a new connection left without a word.
+
+    It is not worth a thread: in a flood of such ones, honest ones wait behind them.
+    """
+    if not hasattr(socket, "MSG_DONTWAIT"):
+        return False
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _peer_credentials(sock: socket.socket) -> tuple[int, int, int] | None:

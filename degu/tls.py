@@ -6,7 +6,8 @@ An *sslconfig* is a plain dict, so it can be pickled, stored and shown. Its keys
   needs one, a client may have one.
 - ``key_file``: PEM file with the private key, where it is not in ``cert_file``.
 - ``ca_file``: PEM file with whom to trust; revocation lists in it are obeyed.
-- ``ca_path``: directory of such files, named as by ``openssl rehash``.
+- ``ca_path``: directory of such files, named as by ``openssl rehash``, and looked up
+  at each handshake. An empty one trusts nobody yet.
 - ``allow_unauthenticated_clients``: servers only; only ``True``, and only without a CA.
 - ``check_hostname``: clients only; a bool, ``True`` by default.
 - ``minimum_version``: ``'TLSv1.3'`` (by default) or ``'TLSv1.2'``.
@@ -33,6 +34,7 @@ __all__ = [
     "SSLContext",
     "SSLSocket",
     "build_client_sslctx",
+    "build_pinned_sslctx",
     "build_server_hostname",
     "build_server_sslctx",
     "build_tls_error",
@@ -48,6 +50,7 @@ __all__ = [
     "make_client_sslctx",
     "make_server_sslctx",
     "peer_info",
+    "read_certificate",
     "read_refusal",
     "who_refused",
     "wrap_client",
@@ -166,7 +169,9 @@ def _check_path(key: str, value: object) -> None:
     if key == "ca_path":
         if not os.path.isdir(path):
             raise _wrong_value(key, "the path of a directory that exists", value)
-        if not any(REHASHED_NAME.fullmatch(name) for name in os.listdir(path)):
+        names = os.listdir(path)
+        # Of an empty one nobody can think that it trusts somebody.
+        if names and not any(map(REHASHED_NAME.fullmatch, names)):
             raise _wrong_value(
                 key, "a directory with certificates named by 'openssl rehash'", value
             )
@@ -244,6 +249,21 @@ def build_client_sslctx(sslconfig: SSLConfig) -> ssl.SSLContext:
     check_client_sslconfig(sslconfig)
     sslctx = _build_sslctx(ssl.Purpose.SERVER_AUTH, sslconfig)
     sslctx.check_hostname = bool(sslconfig.get("check_hostname", True))
+    return sslctx
+
+
+def build_pinned_sslctx(certificate: bytes) -> ssl.SSLContext:
+    """Build a client's context for the one server that owns `certificate` (DER).
+
+    It has to be self-signed and no CA, as a CA could vouch for others; what it says
+    of names is not looked at. Raises `ValueError` or `OSError` for no certificate.
+    """
+    if not certificate:
+        # The system's CAs would take the place of what is not there.
+        raise ValueError("certificate: expected DER, got none")
+    sslctx = ssl.create_default_context(cadata=certificate)
+    sslctx.minimum_version = ssl.TLSVersion.TLSv1_3
+    sslctx.check_hostname = False
     return sslctx
 
 
@@ -453,6 +473,26 @@ def peer_info(
     `ssl.SSLSocket.getpeercert`, None where the peer showed none.
     """
     return sslsock.cipher(), sslsock.getpeercert()
+
+
+def read_certificate(sock: socket.socket, timeout: float | None) -> bytes:
+    """Read the certificate (DER `bytes`) of the server that `sock` is connected to.
+
+    A look, and nothing else: it is not verified, no HTTP is sent, `sock` is closed.
+    Who trusts what was seen makes a new connection with `build_pinned_sslctx`.
+    Raises as `handshake`.
+    """
+    sslctx = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    sslctx.minimum_version = ssl.TLSVersion.TLSv1_3
+    sslctx.check_hostname = False
+    sslctx.verify_mode = ssl.CERT_NONE
+    with sock, wrap_client(sslctx, sock, None) as sslsock:
+        handshake(sslsock, timeout)
+        certificate = sslsock.getpeercert(True)
+        write_close_notify(sslsock)
+    if certificate is None:
+        raise TLSError("expected a certificate of the server, got none")
+    return certificate
 
 
 def read_refusal(sslsock: ssl.SSLSocket, error: OSError) -> OSError:

@@ -26,6 +26,7 @@ from degu.base import ChunkedOutput, FileOutput, Input, Output, make_output_from
 from degu.errors import DeguError, PeerError, TLSError
 from degu.rgi import Validator
 from degu.server import Server, SSLServer
+from tests.conftest import poll
 from tests.transports import (
     NAMES,
     TIMEOUT,
@@ -521,14 +522,15 @@ def test_an_app_that_cannot_be_called_is_refused(app: Any):
         Server(("127.0.0.1", 0), app)
 
 
-def test_an_on_connect_that_cannot_be_called_is_refused():
+@pytest.mark.parametrize("name", ["on_connect", "on_refused"])
+def test_a_hook_that_cannot_be_called_is_refused(name: str):
     """It is looked at when the server is made, not when somebody connects."""
 
     def app(request: Any) -> Any:
         return OK
 
-    app.on_connect = "yes"  # type: ignore[attr-defined]
-    with pytest.raises(TypeError, match=r"app\.on_connect: expected a callable"):
+    setattr(app, name, "yes")
+    with pytest.raises(TypeError, match=rf"app\.{name}: expected a callable"):
         Server(("127.0.0.1", 0), app)
 
 
@@ -1702,6 +1704,80 @@ def test_a_client_without_a_good_certificate_is_refused(case: str, caplog):
         with closing(SSLClient(pki.client_sslconfig, server.address)) as good:
             assert good.get("/").status == 200
     assert [r for r in caplog.records if r.levelno > logging.INFO] == []
+
+
+class Watcher:
+    """An app that hears of refused peers; what its hook does depends on the test."""
+
+    def __init__(self) -> None:
+        self.refused: list[tuple[Any, Exception]] = []
+        self.hook: Any = int
+
+    def __call__(self, request: Any) -> Any:
+        return OK
+
+    def on_refused(self, address: Any, error: Exception) -> None:
+        self.refused.append((address, error))
+        self.hook()
+
+
+def test_an_app_hears_of_peers_that_the_handshake_refused():
+    """Address and reason of a wrong certificate or none; nothing of a good one."""
+    from degu.client import SSLClient
+
+    pki, app = shared_pki(), Watcher()
+    with SSLServer(pki.server_sslconfig, ("127.0.0.1", 0), app).running() as server:
+        for case, why in (("wrong_ca", "verify failed"), ("no_certificate", "none")):
+            with SSLClient(
+                pki.client_sslconfig_for(case), server.address
+            ).connect() as connection:
+                source = connection.sock.getsockname()
+                with pytest.raises(TLSError):
+                    connection.get("/")
+            poll(lambda: app.refused)
+            ((address, error),) = app.refused
+            assert address == source
+            assert isinstance(error, TLSError)
+            assert why in str(error)
+            app.refused.clear()
+        with closing(SSLClient(pki.client_sslconfig, server.address)) as good:
+            assert good.get("/").status == 200
+    assert app.refused == []
+
+
+@pytest.mark.parametrize(
+    ("data", "why"), [(GET, "plain HTTP"), (b"", "expected the TLS handshake to end")]
+)
+def test_an_app_hears_of_peers_that_speak_no_tls(data: bytes, why: str):
+    """Also of one that says nothing, once its time is over."""
+    config, app = shared_pki().server_sslconfig, Watcher()
+    server = SSLServer(config, ("127.0.0.1", 0), app, handshake_timeout=0.1)
+    with server.running(), connect(server) as sock:
+        source = sock.getsockname()
+        sock.sendall(data)
+        poll(lambda: app.refused)
+    ((address, error),) = app.refused
+    assert address == source
+    assert why in str(error)
+
+
+def test_an_on_refused_that_fails_or_blocks_is_its_own_problem(caplog):
+    """What it raises is logged; as long as it takes, others are served."""
+    pki, app, done = shared_pki(), Watcher(), threading.Event()
+    with SSLServer(pki.server_sslconfig, ("127.0.0.1", 0), app).running() as server:
+        for hook in (lambda: 1 / 0, lambda: done.wait(30)):
+            app.hook = hook
+            app.refused.clear()
+            # The peer itself need not wait for the app either.
+            assert ask(server, GET).startswith(b"HTTP/1.1 400 ")
+            poll(lambda: app.refused)
+            with connect(server, is_tls=True) as sock:
+                sock.sendall(GET)
+                assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+        assert not done.is_set()
+        done.set()
+    assert caplog.text.count("on_refused failed") == 1
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_an_sslconfig_is_checked_before_the_address_is_taken():

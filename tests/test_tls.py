@@ -368,6 +368,58 @@ def test_check_builds_nothing(pki: TempPKI) -> None:
 
 
 # --------------------------------------------------------------------------------------
+# One certificate: a look at it, and nobody but its owner
+
+
+def look(address: Any, timeout: float = TIMEOUT) -> bytes:
+    return tls.read_certificate(socket.create_connection(address[:2], TIMEOUT), timeout)
+
+
+def test_a_certificate_can_be_seen_without_trusting_it(pki: TempPKI) -> None:
+    """It is the one that a client who trusts it sees; silence has its deadline."""
+    with serving(pki.anonymous_server_sslconfig) as server:
+        with connected(pki.anonymous_client_sslconfig, server.address) as sslsock:
+            tls.write_close_notify(sslsock)
+            verified = sslsock.getpeercert(True)
+        assert look(server.address) == verified
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(SlowPeerError),
+    ):
+        look(silent.getsockname(), timeout=0.1)
+
+
+def test_a_pinned_context_is_for_one_certificate(tmp_path: Path) -> None:
+    """The owner of another one is refused, also of the same key and name."""
+    from datetime import timedelta
+
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from tests.devices import build_pem, parse_der
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem, twin = (build_pem(cn="x", key=key, last=timedelta(days=n)) for n in (1, 2))
+    file = tmp_path / "server.pem"
+    file.write_bytes(pem)
+    config = {"cert_file": str(file), "allow_unauthenticated_clients": True}
+    with serving(config) as server:
+        for other in (parse_der(twin), parse_der(build_pem(cn="x"))):
+            with pytest.raises(TLSError, match="this side refused"):
+                exchange(tls.build_pinned_sslctx(other), server.address)
+        pinned = tls.build_pinned_sslctx(parse_der(pem))
+        assert exchange(pinned, server.address) == b"hello"
+    assert pinned.minimum_version == ssl.TLSVersion.TLSv1_3
+    tls.check_client_sslctx(pinned)
+
+
+@pytest.mark.parametrize("certificate", [b"", b"x"])
+def test_nothing_can_be_pinned_to_no_certificate(certificate: bytes) -> None:
+    """Least of all may the system's CAs take its place."""
+    with pytest.raises((ValueError, OSError)):
+        tls.build_pinned_sslctx(certificate)
+
+
+# --------------------------------------------------------------------------------------
 # ca_path and revocation lists
 
 
@@ -403,6 +455,28 @@ def test_ca_path_without_hashed_names_is_refused(pki: TempPKI, tmp_path: Path) -
     sslconfig = {**pki.server_sslconfig, "ca_path": str(tmp_path)}
     with pytest.raises(ValueError, match=r"'ca_path'.*openssl rehash"):
         tls.build_server_sslctx(sslconfig)
+
+
+def test_an_empty_ca_path_trusts_nobody(pki: TempPKI, tmp_path: Path) -> None:
+    """At both ends; whom it comes to trust later needs no other context."""
+    empty = str(tmp_path)
+    server_sslconfig, client_sslconfig = pki.server_sslconfig, pki.client_sslconfig
+    with serving({**server_sslconfig, "ca_path": empty}) as server:
+        # The control: it adds nothing to the CA of a file, and takes nothing away.
+        assert exchange(client_sslconfig, server.address) == b"hello"
+        ca_file = client_sslconfig.pop("ca_file")
+        client_sslconfig["ca_path"] = empty
+        with pytest.raises(TLSError, match="this side refused"):
+            exchange(client_sslconfig, server.address)
+    del server_sslconfig["ca_file"], client_sslconfig["ca_path"]
+    client_sslconfig["ca_file"] = ca_file
+    server_sslconfig["ca_path"] = empty
+    assert tls.build_server_sslctx(server_sslconfig).verify_mode == ssl.CERT_REQUIRED
+    with (
+        serving(server_sslconfig) as server,
+        pytest.raises(TLSError, match="not of a CA that it trusts"),
+    ):
+        exchange(client_sslconfig, server.address)
 
 
 def test_ca_path_is_a_directory(pki: TempPKI) -> None:
