@@ -19,17 +19,19 @@ import os
 import re
 import selectors
 import socket
-import ssl
 import struct
 import sys
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from degu.errors import shown
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "ANSWER",
@@ -95,6 +97,14 @@ class Connection:
     ended_by: str = ""
     error: str = ""
     seconds: float = 0.0
+
+    def __str__(self) -> str:
+        end = f"ended by {self.ended_by}" if self.ended_by else "open"
+        error = f", {self.error}" if self.error else ""
+        return (
+            f"{self.peer}: {self.requests} requests, {self.received_size} bytes "
+            f"received, {self.sent_size} sent, {end}{error}"
+        )
 
 
 class Wire:
@@ -184,11 +194,8 @@ class Wire:
 
     def half_close(self) -> None:
         """Say that nothing more comes, and still listen."""
-        if isinstance(self.sock, ssl.SSLSocket):
-            # unwrap() would wait for the peer's own close_notify.
-            socket.socket.shutdown(self.sock, socket.SHUT_WR)
-        else:
-            self.sock.shutdown(socket.SHUT_WR)
+        # Under TLS too: unwrap() would wait for the peer's own close_notify.
+        socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def reset(self) -> None:
         """Close with a RST in place of a FIN (a Unix socket knows no difference)."""
@@ -922,6 +929,17 @@ class FaultyServer(_Player):
             if isinstance(self.address, str) and self.address:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.address)
+
+    def take_mark(self) -> tuple[int, int]:
+        """A value that changes when something happens to the server."""
+        sent = sum(one.sent_size + one.received_size for one in self.connections)
+        return len(self.connections), sent
+
+    def describe(self, mark: Any = None) -> str:
+        """Its connections since `mark`, for the report of a failed test."""
+        first = mark[0] if mark else 0
+        lines = [str(one) for one in self.connections[first:]]
+        return "\n".join(lines) or "nobody has connected"
 
     def __enter__(self) -> FaultyServer:
         return self if self._listener is not None else self.start()

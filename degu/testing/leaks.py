@@ -828,10 +828,13 @@ def _is_ours(
 
 def _is_harmless_file(found: Found) -> bool:
     path = found.target
+    if path == "anon_inode:[pidfd]" and _is_pidfd_of_ended(found):
+        return True
     if path.startswith("pipe:"):
         own = found.pid == os.getpid()
         ended = own and found.number in _list_process_pipes()
-        return ended or path in _list_helper_pipes()
+        listens = own and path in _list_listener_pipes()
+        return ended or listens or path in _list_helper_pipes()
     if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
         return True
     if "__pycache__" in path or os.path.basename(path).startswith(".coverage"):
@@ -844,11 +847,36 @@ def _is_harmless_file(found: Found) -> bool:
     return path in _list_log_files() or found.number in _list_capture_descriptors()
 
 
+def _is_pidfd_of_ended(found: Found) -> bool:
+    """Whether a descriptor watches a process that has ended, as a stopped server's.
+
+    It is there until the server's object is collected.
+    """
+    try:
+        with open(f"/proc/{found.pid}/fdinfo/{found.number}") as fp:
+            return any(line.split() == ["Pid:", "-1"] for line in fp)
+    except OSError:
+        return False
+
+
 def _list_helper_pipes() -> set[str]:
     """The pipes by which multiprocessing's helpers notice that we are gone."""
     ours = [pid for pid in _probe.list_pids() if _descends(pid, [os.getpid()])]
     tables = [_probe.list_descriptors(pid) for pid in ours if _is_helper(pid)]
     return {target for table in tables for target in table.values()}
+
+
+def _list_listener_pipes() -> set[str]:
+    """The pipe that wakes the thread which hears degu's servers.
+
+    Both are made anew whenever a server is started, also for the sake of one that
+    was there before.
+    """
+    reader = getattr(sys.modules.get("degu.embed"), "_reader", None)
+    wake = getattr(reader, "wake", None)
+    if wake is None:
+        return set()
+    return {_probe.list_descriptors(os.getpid()).get(wake.fileno(), "")}
 
 
 def _list_process_pipes() -> set[int]:
@@ -900,6 +928,9 @@ def _is_harmless_thread(found: Found) -> bool:
     thread = _find_thread(found.number)
     if thread is None:
         return False
+    reader = getattr(sys.modules.get("degu.embed"), "_reader", None)
+    if thread is getattr(reader, "thread", None):
+        return True
     # A debugger's threads come when it attaches, and say so.
     return _is_tool_thread(thread) or hasattr(thread, "pydev_do_not_trace")
 
@@ -1017,8 +1048,20 @@ def _describe_file(found: Found) -> Leak:
         # An unnamed temporary file is opened by the name of its directory.
         folder = os.path.dirname(found.target)
         unnamed = os.path.basename(found.target).startswith("#")
-        place = _tracker.opened.get(folder if unnamed else found.target)
+        place = _find_opened(folder if unnamed else found.target)
     return _build_leak(found, f"{found.target}, descriptor {found.number}", place)
+
+
+def _find_opened(target: str) -> _Place | None:
+    """Where a file was opened, also by a name that leads over symbolic links."""
+    place = _tracker.opened.get(target)
+    if place is not None:
+        return place
+    name = os.path.basename(target)
+    for path, noted in reversed(list(_tracker.opened.items())):
+        if os.path.basename(path) == name and os.path.realpath(path) == target:
+            return noted
+    return None
 
 
 def _describe_thread(found: Found) -> Leak:

@@ -52,7 +52,8 @@ class TempPKI:
 
     `hosts` (names and IP literals) is what the server's certificate is for: by
     default the loopback addresses and ``localhost``, which is also the name that
-    `SSLClient` checks on a Unix socket. So `check_hostname` stays on.
+    `SSLClient` checks on a Unix socket. So `check_hostname` stays on. `folder` is where
+    to make the directory, by default where the system keeps temporary files.
 
     The directory (mode 0700, files 0600) goes with `close`, at the end of a ``with``,
     when the object is collected, or when the process ends; only in the process that
@@ -79,9 +80,14 @@ class TempPKI:
     )
     """Client certificates that `server_sslconfig` refuses."""
 
-    def __init__(self, *, hosts: tuple[str, ...] = LOOPBACK_HOSTS) -> None:
+    def __init__(
+        self,
+        *,
+        hosts: tuple[str, ...] = LOOPBACK_HOSTS,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
         _import_trustme()
-        self.path = tempfile.mkdtemp(prefix="TempPKI.")
+        self.path = tempfile.mkdtemp(prefix="TempPKI.", dir=folder)
         """The directory (absolute path, `str`)."""
         self._finalizer = weakref.finalize(self, _remove, self.path, os.getpid())
         try:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import gc
 import logging
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -628,7 +629,10 @@ def plant_echo(cleanup):
 
 
 def plant_memory(cleanup):
-    cleanup.callback(len, bytearray(b"x") * 20_000)
+    # Fresh from the system: a forked process inherits free memory, to use up first.
+    memory = mmap.mmap(-1, 20_480)
+    memory.write(b"x" * 20_480)
+    cleanup.callback(memory.close)
 
 
 MORE_PLANTS = [plant_nothing, plant_echo, plant_memory]
