@@ -428,7 +428,11 @@ def find_demo_faults(name: str, source: str, package: str) -> list[str]:
     return [
         f"{name}:{found.line} imports {found.name}"
         for found in find_imports(source, package)
-        if any(f"{found.name}.".startswith(f"{bad}.") for bad in forbidden)
+        # "from PySide6 import QtWidgets" shows as PySide6, so that is forbidden too.
+        if any(
+            f"{found.name}.".startswith(f"{bad}.") or bad == f"{found.name}.QtWidgets"
+            for bad in forbidden
+        )
     ]
 
 
