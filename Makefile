@@ -10,12 +10,13 @@ SECONDS ?= 60
 
 PY := $(VENV)/bin/python
 CODE := $(wildcard degu demo_app bench tests doc/conf.py)
+SCREEN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),yes)
 DOCTESTED := degu $(wildcard README.rst doc)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test test-pure test-all lint types format doc doctest coverage \
+.PHONY: help demo app test test-pure test-all lint types format doc doctest coverage \
 	bench bench-quick fuzz fuzz-properties sanitize dist check clean distclean
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
@@ -24,8 +25,12 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: PYTHON=/path/to/python3 VENV=$(VENV) EXTRAS=$(EXTRAS) TEST_ARGS= FOLDER="
 
-demo: $(VENV)/installed.testing ## The main job, end to end; FOLDER=path serves yours
-	$(PY) -m demo_app --headless $(if $(FOLDER),"$(FOLDER)")
+demo: $(VENV)/installed.$(if $(SCREEN),demo,testing) ## The demo: a window, or without a screen its main job; FOLDER=path
+	$(PY) -m demo_app $(if $(SCREEN),,--headless) $(if $(FOLDER),"$(FOLDER)")
+
+app: $(VENV)/installed.app ## A packaged Degu Drop in dist/app, tried out
+	$(PY) -m PyInstaller -y --log-level WARN --workpath build/app --distpath dist/app packaging/degu-drop.spec
+	$(PY) packaging/check_app.py dist/app/degu-drop/degu-drop
 
 test: $(VENV)/installed.$(EXTRAS) ## The whole suite; TEST_ARGS="-k chunked -x" narrows it
 	$(PY) -m pytest -n auto $(TEST_ARGS)

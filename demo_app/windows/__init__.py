@@ -1,0 +1,1 @@
+"""What is seen: no HTTP, no threads, no processes; only signals of the workers."""

@@ -1,0 +1,1 @@
+"""What works in threads and processes, and tells the windows by signals."""

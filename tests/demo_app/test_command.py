@@ -1,0 +1,100 @@
+"""``python -m demo_app``: the headless job, and what is said of wrong arguments."""
+
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo_app import __main__, headless
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "demo_app"
+
+QT = {"PySide6", "segno"}
+HTTP = {
+    "degu.apps",
+    "degu.base",
+    "degu.client",
+    "degu.files",
+    "degu.rgi",
+    "degu.server",
+}
+STORES = {"device", "entry", "events", "meter", "partfile", "transfers"}
+
+
+def test_the_main_job_moves_everything_and_leaves_nothing(folder):
+    """Each file through both servers, one back, all digests right."""
+    out = io.StringIO()
+    assert headless.main(folder, out) == 0
+    assert "4 digests ok, 0 not" in out.getvalue()
+    assert "nothing left" in out.getvalue()
+
+
+def test_the_command_runs_without_a_window(folder):
+    """As `make demo` calls it where there is no display."""
+    command = [sys.executable, "-m", "demo_app", "--headless", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "nothing left" in done.stdout
+
+
+@pytest.mark.parametrize("options", [["--headless"], []], ids=["headless", "window"])
+def test_a_folder_that_is_not_there_is_said(options, capsys):
+    """On stderr, with a status of its own."""
+    assert __main__.main([*options, "/no/such/folder"]) == 2
+    assert "expected a folder" in capsys.readouterr().err
+
+
+def find_imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def may_import(path: Path, name: str) -> bool:
+    """Whether the layers of the demo allow it."""
+    words = path.relative_to(PACKAGE).with_suffix("").parts
+    top = ".".join(name.split(".")[:2])
+    if words[0] == "application":
+        return top not in HTTP
+    if words[0] == "windows":
+        return name.partition(".")[0] != "degu" or name.startswith("degu.pairing.MAX_")
+    if words[0] == "workers":
+        return not name.startswith("demo_app.windows")
+    if name.partition(".")[0] in QT:
+        return False
+    if words[0] == "__main__":
+        return True
+    above = ("demo_app.windows", "demo_app.workers", "demo_app.application")
+    return not name.startswith(above) and not (words[0] in STORES and top in HTTP)
+
+
+def test_the_layers_of_the_demo_are_kept():
+    """HTTP and stores without Qt, stores and windows without HTTP."""
+    faults = [
+        f"{path.name} imports {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in find_imports(path)
+        if not may_import(path, name)
+    ]
+    assert faults == []
+    assert not may_import(PACKAGE / "share.py", "PySide6.QtCore")
+    assert not may_import(PACKAGE / "meter.py", "degu.client.Client")
+    assert not may_import(PACKAGE / "windows" / "plot.py", "degu.client.Client")
+
+
+def test_files_can_be_read_over_coffee():
+    """None is longer than 260 lines, and most are far shorter."""
+    lengths = {
+        path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")
+    }
+    assert max(lengths.values()) <= 260
+    assert sorted(lengths.values())[len(lengths) // 2] <= 200
