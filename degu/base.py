@@ -62,8 +62,8 @@ except ImportError:
     from degu import wire  # type: ignore[no-redef]
 
     # What the compiled ones do on a plain socket, each in one call of its method.
-    recv, send = socket.socket.recv, socket.socket.send
-    exchange_plain = is_quiet = serve_plain = None
+    recv, send = socket.socket.recv, socket.socket.send  # type: ignore[assignment]
+    exchange_plain = is_quiet = serve_plain = None  # type: ignore[assignment]
 
 __all__ = [
     "ChunkedInput",
@@ -90,7 +90,7 @@ _SSL_WANT_READ = 2
 """`errno` of `ssl.SSLWantReadError`, known without importing ssl."""
 
 BytesLike = bytes | bytearray | memoryview
-JOINABLE = frozenset({bytes, bytearray})
+JOINABLE = (bytes, bytearray)
 """Bodies that leave in one call with their head, unless they are large."""
 Chunk = tuple[str | None, BytesLike]
 
@@ -165,7 +165,9 @@ class Stream:
         self._recv: Callable[[Any, int], bytes] = recv if self._kernel else _recv
         self._send: Callable[[Any, BytesLike], int] = send if self._kernel else _send
         self._poll: Any = None
-        self.plain = self._kernel and exchange_plain is not None
+        self.plain = exchange_plain is not None and (
+            self._kernel or hasattr(sock, "_sslobj")
+        )
         """Whether compiled code may receive and send on this socket by itself."""
         self._wait = -1.0
         if self._kernel:
@@ -268,8 +270,9 @@ class Stream:
             checked = len(data)
             more = self._recv_until(deadline)
             if not more:
+                begin = shown(bytes(data))
                 self.error = PeerError(
-                    f"the peer closed the connection inside a head, after {shown(bytes(data))}"
+                    f"the peer closed the connection inside a head, after {begin}"
                 )
                 raise self.error
             data += more
@@ -295,15 +298,17 @@ class Stream:
         if self._wait != self.timeout:
             self._set_wait(self.timeout)
         try:
-            got = exchange_plain(self.sock, message, used)
+            got = exchange_plain(self.sock, self._kernel, message, used)
         except OSError as error:
             raise self.fail_waiting(error) from error
-        if type(got) is tuple:
+        if isinstance(got, tuple):
             status, reason, headers, self._data = got
             return status, reason, headers
         if got is None:
+            if self.is_quiet():  # over TLS it was no message
+                return message
             raise ClosedConnectionError("this connection is closed, make a new one")
-        if type(got) is int:
+        if isinstance(got, int):
             return message[got:]
         if not got:
             raise self._empty()
@@ -311,10 +316,10 @@ class Stream:
         return wire.parse_response(self.read_head(self.timeout, request=False))
 
     def serve(self, handler: Any, wait: float, *what: Any) -> Any:
-        """Answer plain requests as `serve_plain` does; the bytes of another are kept."""
+        """Answer plain requests as `serve_plain` does; keep the bytes of another."""
         if wait != self._wait:
             self._set_wait(wait)
-        got = serve_plain(handler, self.sock, *what)
+        got = serve_plain(handler, self.sock, self._kernel, *what)
         if type(got) is bytes:
             self._data = got
             return None
@@ -334,7 +339,22 @@ class Stream:
             size = self.sock.recv_into(buffer)
         except OSError as error:
             raise self._fail(error) from error
+        if size and not self._kernel and size < len(buffer):
+            size = self._fill_up(memoryview(buffer), size)
         self._count(size)
+        return size
+
+    def _fill_up(self, view: memoryview, size: int) -> int:
+        """Add the further TLS records that came: one at a time they cost more."""
+        sslobj = getattr(self.sock, "_sslobj", None)
+        if sslobj is None or not self._is_readable() or self._poll is None:
+            return size
+        read, poll, whole = sslobj.read, self._poll.poll, len(view)
+        with suppress(OSError):  # it comes again, when nothing came before it
+            while (
+                size < whole and poll(0) and (count := read(whole - size, view[size:]))
+            ):
+                size += count
         return size
 
     def read(self, size: int) -> bytes:

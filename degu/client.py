@@ -184,7 +184,7 @@ class Connection(_Verbs):
         headers = {} if headers is None else headers
         if type(headers) is not dict and not isinstance(headers, Mapping):
             raise AppError(f"headers: expected a dict, got {shown(headers)}")
-        if body is None or (type(body) in JOINABLE and len(body) <= JOIN_SIZE):
+        if body is None or (isinstance(body, JOINABLE) and len(body) <= JOIN_SIZE):
             start = wire.build_request(method, uri, headers, body, self.host)
             body = None
         else:
@@ -192,7 +192,7 @@ class Connection(_Verbs):
                 headers = {"host": self.host, **headers}
             headers = complete_headers(headers, body, method)
             start = wire.format_request(method, uri, headers) + b"\r\n\r\n"
-        if self._body is not None and self.is_busy:
+        if self._body is not None and not self._body.closed and self._open:
             raise UnconsumedBodyError(
                 "expected the body of the last response to be read first, "
                 f"or the connection to be closed: {self._body!r}"
@@ -219,11 +219,12 @@ class Connection(_Verbs):
 
     def _exchange(self, method: str, start: bytes, rest: Body) -> Response:
         stream = self._stream
-        got = stream.exchange(start, self._used) if rest is None and stream.plain else start
-        if type(got) is tuple:
-            status, reason, headers = got
-        else:
-            status, reason, headers = self._exchange_slowly(got, rest)
+        got: tuple[int, str, dict[str, Any]] | bytes = start
+        if rest is None and stream.plain:
+            got = stream.exchange(start, self._used)
+        if isinstance(got, bytes):
+            got = self._exchange_slowly(got, rest)
+        status, reason, headers = got
         if status < 200:
             status, reason, headers = self._skip_interim(method, status, headers)
         self._used = True
@@ -395,11 +396,11 @@ class _SSLConnection(Connection):
         headers: Mapping[str, Any] | None = None,
         body: Body = None,
     ) -> Response:
-        from degu import tls
-
         try:
             return super().request(method, uri, headers, body)
         except PeerError as error:
+            from degu import tls
+
             # In TLS 1.3 the server's refusal comes with the first read.
             cause = error.__cause__
             if isinstance(cause, OSError) and tls.is_tls_failure(cause):

@@ -252,9 +252,9 @@ def parse_request(
 ) -> dict[str, Any]:
     """Parse the head of a request (RFC 9112 §3, §5).
 
-    Returns a new `dict` with what is in `environ`, ``method``, ``uri``, ``script`` (empty `list`),
-    ``path`` (`list` of `str`), ``query`` (`str` or None) and ``headers``. One
-    empty line before the request-line is skipped (RFC 9112 §2.2).
+    Returns a new `dict` with what is in `environ`, ``method``, ``uri``, ``script``
+    (empty `list`), ``path`` (`list` of `str`), ``query`` (`str` or None) and
+    ``headers``. One empty line before the request-line is skipped (RFC 9112 §2.2).
 
     Raises `ParseError` (400), `TargetTooLongError` (414), `ExpectationError`
     (417), `MisdirectedError` (421), `HeadTooLargeError` (431),
@@ -510,8 +510,8 @@ def parse_headers(block: bytes) -> Headers:
     """Parse a header section: field lines with CRLF between them (RFC 9112 §5).
 
     Names become lower-case, OWS around values goes. A repeated field is refused
-    unless it is one of `LIST_HEADERS` (joined by a comma), ``cookie`` (by a semicolon) or
-    ``set-cookie`` (a `list`). Raises `ParseError`, `HeadTooLargeError` or
+    unless it is one of `LIST_HEADERS` (joined by a comma), ``cookie`` (by a
+    semicolon) or ``set-cookie`` (a `list`). Raises `ParseError`, `HeadTooLargeError` or
     `UnsupportedError`.
     """
     return _parse_lines(block.decode("latin-1").split("\r\n"), 0) if block else {}

@@ -1,0 +1,55 @@
+"""Many kept connections at once, unpinned: throughput, latency, and who is served."""
+
+from __future__ import annotations
+
+from bench.small import Arena
+from bench.tools import Row, Settings, Table, processes
+
+NUMBERS = (1, 2, 8, 64)
+SERVERS = ("degu", "degu, pure Python", "http.server", "granian wsgi")
+COUNT = 20_000
+
+
+def measure_number(settings: Settings, number: int) -> list[Table]:
+    """Every connection has one request under way at any time."""
+    rates: dict[str, Row] = {}
+    latest: dict[str, Row] = {}
+    with processes() as start:
+        arena = Arena(settings, start, None)
+        turns = {}
+        for name in SERVERS:
+            address, _ = arena.server(name)
+            words = [str(arena.raw), "load", address, str(arena.request), str(number)]
+            turns[name] = start(words)
+            turns[name].ask(200)
+            rates[name], latest[name] = Row(name, []), Row(name, [])
+        for _ in range(settings.rounds):
+            for name, driver in turns.items():
+                count = max(number * 20, int(COUNT * settings.seconds))
+                rate, median, late, most, fewest = driver.ask(count).split()
+                rates[name].samples.append(float(rate))
+                latest[name].samples.append(float(late))
+                latest[name].note = f"p50 {median}, slowest {most}, fewest {fewest}"
+    for rows in (rates, latest):
+        for row in rows.values():
+            row.base = rows["http.server"].median
+    where = f"{number} connections, unpinned"
+    return [
+        Table(f"many-{number}", where, "requests/s", list(rates.values()), digits=0),
+        Table(
+            f"many-{number}-p99",
+            f"{where}: the slowest hundredth (p99)",
+            "microseconds",
+            list(latest.values()),
+            "Of the last round: the median, the slowest, and how many exchanges the "
+            "connection had that was served least.",
+            digits=0,
+        ),
+    ]
+
+
+def measure(settings: Settings) -> list[Table]:
+    tables = []
+    for number in NUMBERS:
+        tables += measure_number(settings, number)
+    return tables
