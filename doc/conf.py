@@ -6,8 +6,10 @@ import builtins
 import collections.abc
 import os
 import re
+import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import degu
 
@@ -51,8 +53,9 @@ nitpick_ignore_regex = [
 ]
 
 # Figures that would be wrong by tomorrow are measured each time.
-sys.path.insert(0, os.path.dirname(__file__))
-import figures  # noqa: E402
-
-with open(os.path.join(os.path.dirname(__file__), "figures.inc"), "w") as _file:
-    _file.write(figures.format_table())
+_HERE = Path(__file__).parent
+(_HERE / "figures.inc").write_text(
+    subprocess.run(
+        [sys.executable, _HERE / "figures.py"], check=True, stdout=subprocess.PIPE
+    ).stdout.decode()
+)

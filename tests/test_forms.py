@@ -25,6 +25,7 @@ from degu.errors import (
     ProtocolError,
     TargetTooLongError,
     UnderFlowError,
+    UnsupportedMediaTypeError,
 )
 from degu.forms import (
     FORM_OPTIONS,
@@ -32,7 +33,6 @@ from degu.forms import (
     MULTIPART_TYPE,
     FilePart,
     Form,
-    UnsupportedMediaTypeError,
     Upload,
     format_form,
     format_multipart,
