@@ -42,11 +42,62 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
+    #include <errno.h>
     #ifdef __linux__
-    #include <errno.h>
+    #include <pthread.h>
     #include <sys/socket.h>
+
+    /* Threads that want the interpreter's lock wait for it here, in the order in which
+     * they came, and only the first of them waits for the lock itself. That lock goes
+     * to whoever is quickest: of many threads some would wait for very long. */
+    struct degu_waiter {
+        pthread_cond_t turn;
+        int called;
+        struct degu_waiter *next;
+    };
+    static pthread_mutex_t degu_line = PTHREAD_MUTEX_INITIALIZER;
+    static struct degu_waiter *degu_first, *degu_last;
+    static int degu_taken;
+
+    static void degu_queue(void) {
+        struct degu_waiter waiter = {PTHREAD_COND_INITIALIZER, 0, NULL};
+        pthread_mutex_lock(&degu_line);
+        if (degu_taken) {
+            if (degu_first) degu_last->next = &waiter;
+            else degu_first = &waiter;
+            degu_last = &waiter;
+            while (!waiter.called) pthread_cond_wait(&waiter.turn, &degu_line);
+        }
+        degu_taken = 1;
+        pthread_mutex_unlock(&degu_line);
+    }
+
+    static void degu_leave(void) {
+        struct degu_waiter *waiter;
+        pthread_mutex_lock(&degu_line);
+        if ((waiter = degu_first)) {
+            degu_first = waiter->next;
+            waiter->called = 1;
+            pthread_cond_signal(&waiter->turn);
+        } else {
+            degu_taken = 0;
+        }
+        pthread_mutex_unlock(&degu_line);
+    }
+
+    static void degu_after_fork(void) { /* the other threads are gone */
+        pthread_mutex_init(&degu_line, NULL);
+        degu_first = degu_last = NULL;
+        degu_taken = 0;
+    }
+
+    static void degu_begin(void) {
+        pthread_atfork(NULL, NULL, degu_after_fork);
+    }
     #else  /* there the kernel keeps no timeouts, and base.py never calls these */
-    #include <errno.h>
+    #define degu_begin()
+    #define degu_queue()
+    #define degu_leave()
     #define MSG_DONTWAIT 0
     #define MSG_NOSIGNAL 0
     #define MSG_PEEK 0
@@ -64,6 +115,9 @@ cdef extern from *:
     ssize_t recv_from "recv"(int fd, void *buffer, size_t size, int flags) nogil
     ssize_t send_to "send"(int fd, const void *data, size_t size, int flags) nogil
     bint would_block "degu_would_block"() nogil
+    void prepare_queue "degu_begin"() nogil
+    void queue "degu_queue"() nogil
+    void leave_queue "degu_leave"() nogil
 
 ctypedef const unsigned char *Text
 
@@ -129,6 +183,7 @@ def _fill_tables():
 
 
 _fill_tables()
+prepare_queue()
 
 
 cdef inline bint _is(Text p, int kind) noexcept:
@@ -724,15 +779,25 @@ def format_chunk_head(size, extension=None):
 # the timeout, and the methods add nothing but a look at whether it is there.
 
 
-cdef ssize_t _receive(int fd, char *buffer) except -1:
-    """Wait for bytes; 0 where the peer has closed. Raises `OSError`."""
+cdef ssize_t _receive(int fd, char *buffer, bint fair) except -1:
+    """Wait for bytes; 0 where the peer has closed. Raises `OSError`.
+
+    `fair` is for threads of which there may be many, and that end with the process.
+    """
     cdef ssize_t count
+    cdef int failure
     while True:
         with nogil:
             count = recv_from(fd, buffer, RECEIVE, 0)
+            failure = errno
+            if fair:
+                queue()
+        if fair:
+            leave_queue()
         if count >= 0:
             return count
-        if errno != EINTR:
+        if failure != EINTR:
+            errno = failure
             PyErr_SetFromErrno(OSError)
         PyErr_CheckSignals()
 
@@ -754,7 +819,7 @@ def recv(sock, Py_ssize_t size):
     cdef ssize_t count
     if size != RECEIVE:
         return sock.recv(size)
-    count = _receive(sock.fileno(), buffer)
+    count = _receive(sock.fileno(), buffer, False)
     return PyBytes_FromStringAndSize(buffer, count)
 
 
@@ -830,10 +895,10 @@ cdef bytes _build_plain(object response, object method):
     return _build_response(values[0], values[1], values[2], body, method)
 
 
-cdef ssize_t _receive_any(sock, bint plain, char *buffer) except -1:
+cdef ssize_t _receive_any(sock, bint plain, char *buffer, bint fair) except -1:
     cdef bytes data
     if plain:
-        return _receive(sock.fileno(), buffer)
+        return _receive(sock.fileno(), buffer, fair)
     data = (sock._sslobj or sock).read(RECEIVE)
     if PyBytes_GET_SIZE(data) > RECEIVE:
         raise ValueError("expected no more than was asked for")
@@ -869,7 +934,7 @@ def serve_plain(
     cdef dict request
     server = handler.server
     while True:
-        count = _receive_any(sock, plain, buffer)
+        count = _receive_any(sock, plain, buffer, True)
         if count < 5 or _find_end(buffer, count) != count - 4:
             return PyBytes_FromStringAndSize(buffer, count)
         request = _parse_request(<Text>buffer, count - 4, methods, environ)
@@ -911,7 +976,7 @@ def exchange_plain(sock, bint plain, bytes message, bint used):
     count = _send_any(sock, plain, message)
     if count != PyBytes_GET_SIZE(message):
         return count
-    count = _receive_any(sock, plain, buffer)
+    count = _receive_any(sock, plain, buffer, False)
     end = _find_end(buffer, count)
     if end > 0:
         response = _parse_response(<Text>buffer, end)
