@@ -23,8 +23,9 @@ from urllib.parse import quote
 
 from degu import EmbeddedServer, EmbeddedSSLServer, IPv6_LOOPBACK
 from degu.address import connect, format_url
-from degu.base import FileOutput
+from degu.base import Output
 from degu.client import Client
+from degu.limits import COPY_SIZE
 from degu.testing import TempPKI
 from demo_app.share import build_proxy_app, build_share_app
 
@@ -120,16 +121,26 @@ def download(connection: Any, folder: Path, name: str, progress: Progress) -> Ro
 
 def upload(connection: Any, path: Path, inbox: Path, progress: Progress) -> Row:
     """Upload one file; the server checks the digest, and so do we in the inbox."""
-    progress.show(f"{path.name}: up")
     started = monotonic()
     digest = sha256(path)
     headers = {"repr-digest": f"sha-256=:{b64encode(digest).decode()}:"}
     uri = "/inbox/" + quote(path.name)
-    response = connection.put(uri, headers, FileOutput(path.open("rb")))
+    body = Output(read_pieces(path, progress), path.stat().st_size)
+    response = connection.put(uri, headers, body)
     seconds = monotonic() - started
     arrived = inbox / path.name
     ok = response.status == 201 and sha256(arrived) == digest
     return Row(f"{path.name} (upload)", arrived.stat().st_size, seconds, ok)
+
+
+def read_pieces(path: Path, progress: Progress) -> Iterator[bytes]:
+    """A file's content in pieces, with progress."""
+    sent = 0
+    with path.open("rb") as file:
+        while piece := file.read(COPY_SIZE):
+            yield piece
+            sent += len(piece)
+            progress.show(f"{path.name}: {sent / 1e6:.1f} MB up")
 
 
 def sha256(path: Path) -> bytes:
