@@ -17,7 +17,7 @@ remembered (`_Memory`), because peers repeat themselves.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from degu.errors import (
@@ -177,45 +177,59 @@ MAX_REQUEST_LINE_SIZE: Final = MAX_TARGET_SIZE + 64  # with method, version and 
 CHUNKED: Final = "chunked"
 UNTIL_CLOSE: Final = "until close"
 
+
+def _lazy(pattern: str | bytes, how: str = "fullmatch") -> Callable[..., Any]:
+    """A method of a pattern that is compiled at its first use.
+
+    All of them take two milliseconds, half the time an embedded server needs to
+    start, and where the compiled twin works most are never used.
+    """
+    method: Any = None
+
+    def match(*args: Any) -> Any:
+        nonlocal method
+        if method is None:
+            method = getattr(re.compile(pattern), how)
+        return method(*args)
+
+    return match
+
+
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _PATH_CHARS = r"0-9A-Za-z\-._~!$&'()*+,;=:@/|\[\]^"
 _QUERY_CHARS = _PATH_CHARS + r"?{}`\\"
 
-_match_token = re.compile(_TOKEN).fullmatch
-_match_version = re.compile(r"HTTP/[0-9]\.[0-9]").fullmatch
-_match_target = re.compile(
+_match_token = _lazy(_TOKEN)
+_match_version = _lazy(r"HTTP/[0-9]\.[0-9]")
+_match_target = _lazy(
     rf"(/(?:[{_PATH_CHARS}]++|%[0-9A-Fa-f]{{2}})*+)"
     rf"(?:\?((?:[{_QUERY_CHARS}]++|%[0-9A-Fa-f]{{2}})*+))?+"
-).fullmatch
-_match_absolute = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*+)://([^/?#]*+)(.*+)").fullmatch
+)
+_match_absolute = _lazy(r"([A-Za-z][A-Za-z0-9+.\-]*+)://([^/?#]*+)(.*+)")
 # A segment counts as a dot segment also where decoding %2F, %5C or a backslash
 # would make it one: an app that decodes must not be led out of its tree.
-_find_dot_segment = re.compile(
-    r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:/|%2f|%5c|\Z)", re.IGNORECASE
-).search
-_match_host = re.compile(
+_find_dot_segment = _lazy(
+    r"(?i:(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:/|%2f|%5c|\Z))", "search"
+)
+_match_host = _lazy(
     r"(?P<name>(?=.{1,253}(?::|\Z))[A-Za-z0-9_\-]++(?:\.[A-Za-z0-9_\-]++)*+\.?"
     r"|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
-).fullmatch
-_match_group = re.compile(r"[0-9A-Fa-f]{1,4}").fullmatch
-_match_ipv4 = re.compile(
+)
+_match_group = _lazy(r"[0-9A-Fa-f]{1,4}")
+_match_ipv4 = _lazy(
     r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.(?!\Z)|\Z)){4}"
-).fullmatch
-_match_field = re.compile(rf"({_TOKEN}):([\t -~]*+)").fullmatch
-_match_name = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]++").fullmatch
-_match_value = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?").fullmatch
-_match_length = re.compile(
-    rf"0|[1-9][0-9]{{0,{MAX_CONTENT_LENGTH_DIGITS - 1}}}"
-).fullmatch
-_match_status_line = re.compile(
-    r"HTTP/1\.([01]) ([1-5][0-9][0-9]) ([\t -~]*+)"
-).fullmatch
+)
+_match_field = _lazy(rf"({_TOKEN}):([\t -~]*+)")
+_match_name = _lazy(r"[!#$%&'*+\-.^_`|~0-9a-z]++")
+_match_value = _lazy(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
+_match_length = _lazy(rf"0|[1-9][0-9]{{0,{MAX_CONTENT_LENGTH_DIGITS - 1}}}")
+_match_status_line = _lazy(r"HTTP/1\.([01]) ([1-5][0-9][0-9]) ([\t -~]*+)")
 _match_reason = _match_value
-_match_chunk_head = re.compile(r"([0-9A-Fa-f]{1,8})(?:;(.*+))?+").fullmatch
+_match_chunk_head = _lazy(r"([0-9A-Fa-f]{1,8})(?:;(.*+))?+")
 _QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*+"'
 _EXTENSION = rf"[\t ]*+{_TOKEN}[\t ]*+(?:=[\t ]*+(?:{_TOKEN}|{_QUOTED}))?+"
-_match_extension = re.compile(rf"{_EXTENSION}(?:[\t ]*+;{_EXTENSION})*+").fullmatch
-_find_illegal = re.compile(rb"[^\t\r\n -~]|(?<!\r)\n|\r(?!\n|\Z)").search
+_match_extension = _lazy(rf"{_EXTENSION}(?:[\t ]*+;{_EXTENSION})*+")
+_find_illegal = _lazy(rb"[^\t\r\n -~]|(?<!\r)\n|\r(?!\n|\Z)", "search")
 
 
 class _Memory(dict[Any, Any]):

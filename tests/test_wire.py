@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import itertools
 import os
 import random
@@ -1268,9 +1269,10 @@ def find_patterns() -> dict[str, re.Pattern[Any]]:
     """Every regular expression that `degu.wire` uses, by the name of its method."""
     found = {}
     for name, value in vars(wire).items():
-        pattern = getattr(value, "__self__", None)
-        if isinstance(pattern, re.Pattern):
-            found[name] = value
+        if getattr(value, "__qualname__", "").startswith("_lazy.<locals>"):
+            made_of = inspect.getclosurevars(value).nonlocals
+            pattern = re.compile(made_of["pattern"])
+            found[name] = getattr(pattern, made_of["how"])
     return found
 
 
