@@ -104,4 +104,6 @@ $(VENV)/bin/python:
 $(VENV)/installed.%: pyproject.toml setup.py $(wildcard degu/_wire.pyx) | $(VENV)/bin/python
 	@echo "Installing degu[$*] into $(VENV)"
 	@$(PY) -m pip install -q -e ".[$*]"
+	@# Where nothing writes byte code later, each server process would compile anew.
+	@$(PY) -m compileall -q degu demo_app
 	@touch $@

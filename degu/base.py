@@ -333,7 +333,8 @@ class Stream:
             memoryview(buffer)[:size] = data[:size]
             self._data = data[size:]
             return size
-        self._before_wait()
+        if self.interim or self._wait != self.timeout:
+            self._before_wait()
         self._since = monotonic()
         try:
             size = self.sock.recv_into(buffer)
