@@ -56,7 +56,7 @@ doc: $(VENV)/installed.$(EXTRAS) ## The documentation, to doc/_build/html
 	$(PY) -m sphinx -nW --keep-going -q -b html -d doc/_build/doctrees doc doc/_build/html
 
 doctest: $(VENV)/installed.$(EXTRAS) ## Every example in docstrings, README and doc/
-	$(PY) -m pytest --doctest-modules --doctest-glob='*.rst' --ignore-glob='*/doc/*.py' $(DOCTESTED)
+	$(PY) -m pytest --doctest-modules --doctest-glob='*.rst' --ignore-glob='doc/*.py' $(DOCTESTED)
 
 coverage: $(VENV)/installed.$(EXTRAS) ## Line and branch coverage, child processes included
 	$(PY) -m coverage erase
