@@ -93,16 +93,29 @@ def says_close(headers: Mapping[str, Any]) -> bool: ...
 def recv(sock: socket.socket, size: int) -> bytes: ...
 def send(sock: socket.socket, data: bytes | bytearray | memoryview) -> int: ...
 def is_quiet(sock: socket.socket) -> bool: ...
-def serve_plain(
-    handler: Any,
-    sock: socket.socket,
-    plain: bool,
-    app: Callable[[dict[str, Any]], Any],
-    methods: Collection[str],
-    environ: Mapping[str, Any],
-    admitted: Collection[str],
-    most: int,
-) -> bytes | tuple[str, Any, bytes | None]: ...
 def exchange_plain(
     sock: socket.socket, plain: bool, message: bytes, used: bool
 ) -> tuple[int, str, Headers, bytes] | bytes | int | None: ...
+
+# --- kept connections
+
+class Kept:
+    @property
+    def handler(self) -> Any: ...
+    def leave(self) -> None: ...
+    def serve(
+        self,
+    ) -> tuple[Any, bytes | tuple[str, Any, bytes | None] | BaseException]: ...
+
+class Pool:
+    def __init__(
+        self,
+        app: Callable[[dict[str, Any]], Any],
+        methods: Collection[str],
+        admitted: Collection[str],
+        most: int,
+        timeout: float,
+    ) -> None: ...
+    def enter(
+        self, handler: Any, sock: socket.socket, plain: bool, environ: dict[str, Any]
+    ) -> Kept: ...

@@ -39,71 +39,164 @@ cdef extern from "Python.h":
     const unsigned char *PyUnicode_DATA(object text)
     object PyUnicode_New(Py_ssize_t size, Py_UCS4 highest)
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
+    unsigned long PyThread_get_thread_ident() nogil
 
 cdef extern from *:
     """
     #include <errno.h>
     #ifdef __linux__
     #include <pthread.h>
+    #include <sys/epoll.h>
     #include <sys/socket.h>
+    #include <time.h>
 
-    /* Threads that want the interpreter's lock wait for it here, in the order in which
-     * they came, and only the first of them waits for the lock itself. That lock goes
-     * to whoever is quickest: of many threads some would wait for very long. */
-    struct degu_waiter {
+    #define TICK 1000000 /* nanoseconds after which the deputy looks at the leader */
+    #define QUIET_TICKS 50 /* ticks without a request after which it sleeps */
+    #define LOAD(of) __atomic_load_n(&(of), __ATOMIC_SEQ_CST)
+    #define STORE(to, value) __atomic_store_n(&(to), (value), __ATOMIC_SEQ_CST)
+
+    /* A thread of a pool that waits to be called, without the interpreter's lock. */
+    struct degu_follower {
         pthread_cond_t turn;
+        unsigned long thread, seen;
         int called;
-        struct degu_waiter *next;
+        struct degu_follower *next;
     };
-    static pthread_mutex_t degu_line = PTHREAD_MUTEX_INITIALIZER;
-    static struct degu_waiter *degu_first, *degu_last;
-    static int degu_taken;
 
-    static void degu_queue(void) {
-        struct degu_waiter waiter = {PTHREAD_COND_INITIALIZER, 0, NULL};
-        pthread_mutex_lock(&degu_line);
-        if (degu_taken) {
-            if (degu_first) degu_last->next = &waiter;
-            else degu_first = &waiter;
-            degu_last = &waiter;
-            while (!waiter.called) pthread_cond_wait(&waiter.turn, &degu_line);
+    /* What the threads of a pool tell each other without the interpreter's lock. */
+    struct degu_watch {
+        pthread_mutex_t lock;
+        struct degu_follower *deputy;
+        unsigned long turns; /* of the leader */
+        int waiting; /* the leader, for a request */
+        int asleep; /* the deputy, until the leader has one */
+    };
+
+    static void degu_init(struct degu_watch *watch) {
+        pthread_mutex_init(&watch->lock, NULL);
+        watch->deputy = NULL;
+        watch->turns = 0;
+        watch->waiting = watch->asleep = 0;
+    }
+
+    static void degu_prepare(struct degu_follower *me, unsigned long thread) {
+        pthread_condattr_t monotonic;
+        pthread_condattr_init(&monotonic);
+        pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+        pthread_cond_init(&me->turn, &monotonic);
+        pthread_condattr_destroy(&monotonic);
+        me->thread = thread;
+        me->called = 0;
+    }
+
+    static void degu_finish(struct degu_follower *me) {
+        pthread_cond_destroy(&me->turn);
+    }
+
+    /* Wait to be called; whoever is the deputy also for a leader that stalls. */
+    static void degu_follow(struct degu_watch *watch, struct degu_follower *me) {
+        struct timespec at;
+        int quiet = 0, late = 0;
+        pthread_mutex_lock(&watch->lock);
+        while (!me->called && !late) {
+            me->seen = LOAD(watch->turns);
+            if (watch->deputy != me) {
+                pthread_cond_wait(&me->turn, &watch->lock);
+            } else if (quiet < QUIET_TICKS) {
+                clock_gettime(CLOCK_MONOTONIC, &at);
+                at.tv_nsec += TICK;
+                if (at.tv_nsec >= 1000000000) {
+                    at.tv_nsec -= 1000000000;
+                    at.tv_sec++;
+                }
+                if (pthread_cond_timedwait(&me->turn, &watch->lock, &at) == ETIMEDOUT) {
+                    quiet = LOAD(watch->turns) == me->seen ? quiet + 1 : 0;
+                    late = quiet && !LOAD(watch->waiting);
+                }
+            } else {
+                STORE(watch->asleep, 1);
+                if (LOAD(watch->waiting)) pthread_cond_wait(&me->turn, &watch->lock);
+                STORE(watch->asleep, 0);
+                quiet = 0;
+            }
         }
-        degu_taken = 1;
-        pthread_mutex_unlock(&degu_line);
+        pthread_mutex_unlock(&watch->lock);
     }
 
-    static void degu_leave(void) {
-        struct degu_waiter *waiter;
-        pthread_mutex_lock(&degu_line);
-        if ((waiter = degu_first)) {
-            degu_first = waiter->next;
-            waiter->called = 1;
-            pthread_cond_signal(&waiter->turn);
-        } else {
-            degu_taken = 0;
+    static void degu_call(struct degu_watch *watch, struct degu_follower *one) {
+        pthread_mutex_lock(&watch->lock);
+        if (watch->deputy == one) watch->deputy = NULL;
+        one->called = 1;
+        pthread_cond_signal(&one->turn);
+        pthread_mutex_unlock(&watch->lock);
+    }
+
+    static void degu_appoint(struct degu_watch *watch, struct degu_follower *one) {
+        pthread_mutex_lock(&watch->lock);
+        watch->deputy = one;
+        if (one) pthread_cond_signal(&one->turn);
+        pthread_mutex_unlock(&watch->lock);
+    }
+
+    static void degu_count(struct degu_watch *watch) {
+        __atomic_add_fetch(&watch->turns, 1, __ATOMIC_RELAXED);
+    }
+
+    static void degu_begin_waiting(struct degu_watch *watch) {
+        STORE(watch->waiting, 1);
+    }
+
+    static void degu_end_waiting(struct degu_watch *watch) {
+        STORE(watch->waiting, 0);
+        if (LOAD(watch->asleep)) {
+            pthread_mutex_lock(&watch->lock);
+            if (watch->deputy) pthread_cond_signal(&watch->deputy->turn);
+            pthread_mutex_unlock(&watch->lock);
         }
-        pthread_mutex_unlock(&degu_line);
     }
 
-    static void degu_after_fork(void) { /* the other threads are gone */
-        pthread_mutex_init(&degu_line, NULL);
-        degu_first = degu_last = NULL;
-        degu_taken = 0;
+    static double degu_now(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return now.tv_sec + now.tv_nsec * 1e-9;
     }
-
-    static void degu_begin(void) {
-        pthread_atfork(NULL, NULL, degu_after_fork);
-    }
-    #else  /* there the kernel keeps no timeouts, and base.py never calls these */
-    #define degu_begin()
-    #define degu_queue()
-    #define degu_leave()
+    #else  /* base.py uses no plain socket there, so that no pool ever forms */
     #define MSG_DONTWAIT 0
     #define MSG_NOSIGNAL 0
     #define MSG_PEEK 0
     #define recv(fd, buffer, size, flags) (errno = ENOSYS, -1)
     #define send(fd, data, size, flags) (errno = ENOSYS, -1)
+    #define EPOLLIN 0
+    #define EPOLLRDHUP 0
+    #define EPOLLET 0
+    #define EPOLL_CLOEXEC 0
+    #define EPOLL_CTL_ADD 0
+    #define EPOLL_CTL_DEL 0
+    #define epoll_create1(flags) (-1)
+    #define epoll_ctl(epoll, what, fd, event) (-1)
+    #define epoll_wait(epoll, events, most, millis) (0)
+    #define close(fd) (0)
+    struct epoll_event { unsigned events; union { int fd; } data; };
+    struct degu_follower {
+        unsigned long thread, seen;
+        int called;
+        struct degu_follower *next;
+    };
+    struct degu_watch { struct degu_follower *deputy; unsigned long turns; int waiting; };
+    #define degu_init(watch)
+    #define degu_prepare(me, ident)
+    #define degu_finish(me)
+    #define degu_follow(watch, me)
+    #define degu_call(watch, one)
+    #define degu_appoint(watch, one)
+    #define degu_count(watch)
+    #define degu_begin_waiting(watch)
+    #define degu_end_waiting(watch)
+    #define degu_now() (0.0)
     #endif
+    static int degu_set_errno(int number) {
+        return errno = number;
+    }
     static int degu_would_block(void) {
         return errno == EAGAIN || errno == EWOULDBLOCK;
     }
@@ -115,9 +208,44 @@ cdef extern from *:
     ssize_t recv_from "recv"(int fd, void *buffer, size_t size, int flags) nogil
     ssize_t send_to "send"(int fd, const void *data, size_t size, int flags) nogil
     bint would_block "degu_would_block"() nogil
-    void prepare_queue "degu_begin"() nogil
-    void queue "degu_queue"() nogil
-    void leave_queue "degu_leave"() nogil
+    int set_errno "degu_set_errno"(int number) nogil
+    enum:
+        EPOLLET
+        EPOLLIN
+        EPOLLRDHUP
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
+    union epoll_data:
+        int fd
+    struct epoll_event:
+        unsigned int events
+        epoll_data data
+    int epoll_create1(int flags) nogil
+    int epoll_ctl(int epoll, int what, int fd, epoll_event *event) nogil
+    int epoll_wait(int epoll, epoll_event *events, int most, int millis) nogil
+    struct Follower "degu_follower":
+        unsigned long thread
+        unsigned long seen
+        int called
+        Follower *next
+    struct Watch "degu_watch":
+        Follower *deputy
+        unsigned long turns
+        int waiting
+    void init_watch "degu_init"(Watch *watch) nogil
+    void prepare_follower "degu_prepare"(Follower *me, unsigned long thread) nogil
+    void finish_follower "degu_finish"(Follower *me) nogil
+    void follow "degu_follow"(Watch *watch, Follower *me) nogil
+    void call_follower "degu_call"(Watch *watch, Follower *one) nogil
+    void appoint "degu_appoint"(Watch *watch, Follower *one) nogil
+    void count_turn "degu_count"(Watch *watch) nogil
+    void begin_waiting "degu_begin_waiting"(Watch *watch) nogil
+    void end_waiting "degu_end_waiting"(Watch *watch) nogil
+    double now "degu_now"() nogil
+
+cdef extern from "unistd.h":
+    int close_descriptor "close"(int fd) nogil
 
 ctypedef const unsigned char *Text
 
@@ -183,7 +311,6 @@ def _fill_tables():
 
 
 _fill_tables()
-prepare_queue()
 
 
 cdef inline bint _is(Text p, int kind) noexcept:
@@ -779,25 +906,18 @@ def format_chunk_head(size, extension=None):
 # the timeout, and the methods add nothing but a look at whether it is there.
 
 
-cdef ssize_t _receive(int fd, char *buffer, bint fair) except -1:
-    """Wait for bytes; 0 where the peer has closed. Raises `OSError`.
-
-    `fair` is for threads of which there may be many, and that end with the process.
-    """
+cdef ssize_t _receive(int fd, char *buffer) except -1:
+    """Wait for bytes; 0 where the peer has closed. Raises `OSError`."""
     cdef ssize_t count
     cdef int failure
     while True:
         with nogil:
             count = recv_from(fd, buffer, RECEIVE, 0)
             failure = errno
-            if fair:
-                queue()
-        if fair:
-            leave_queue()
         if count >= 0:
             return count
         if failure != EINTR:
-            errno = failure
+            set_errno(failure)
             PyErr_SetFromErrno(OSError)
         PyErr_CheckSignals()
 
@@ -819,7 +939,7 @@ def recv(sock, Py_ssize_t size):
     cdef ssize_t count
     if size != RECEIVE:
         return sock.recv(size)
-    count = _receive(sock.fileno(), buffer, False)
+    count = _receive(sock.fileno(), buffer)
     return PyBytes_FromStringAndSize(buffer, count)
 
 
@@ -895,10 +1015,10 @@ cdef bytes _build_plain(object response, object method):
     return _build_response(values[0], values[1], values[2], body, method)
 
 
-cdef ssize_t _receive_any(sock, bint plain, char *buffer, bint fair) except -1:
+cdef ssize_t _receive_any(sock, bint plain, char *buffer) except -1:
     cdef bytes data
     if plain:
-        return _receive(sock.fileno(), buffer, fair)
+        return _receive(sock.fileno(), buffer)
     data = (sock._sslobj or sock).read(RECEIVE)
     if PyBytes_GET_SIZE(data) > RECEIVE:
         raise ValueError("expected no more than was asked for")
@@ -914,47 +1034,6 @@ cdef ssize_t _send_any(sock, bint plain, bytes message) except -1:
         return (sock._sslobj or sock).write(message)
     except OSError:
         return 0
-
-
-def serve_plain(
-    handler, sock, bint plain, app, methods, environ, admitted, long long most
-):
-    """Answer requests for as long as they and their responses are plain.
-
-    Keeps ``handler.begun``, ``.busy`` and ``.count`` as the long way does; the request
-    numbered `most` goes that way. Returns what stopped it: the bytes of a head that is
-    not plain (none where the peer has closed), or ``(method, response, rest)``: what
-    the app returned, and where some of it was sent already, the bytes that were not.
-
-    Raises `OSError` while ``handler.busy`` is False, else what the app raised.
-    """
-    cdef char buffer[RECEIVE]
-    cdef ssize_t count
-    cdef bytes head, message
-    cdef dict request
-    server = handler.server
-    while True:
-        count = _receive_any(sock, plain, buffer, True)
-        if count < 5 or _find_end(buffer, count) != count - 4:
-            return PyBytes_FromStringAndSize(buffer, count)
-        request = _parse_request(<Text>buffer, count - 4, methods, environ)
-        if request is None or not _asks_nothing(request["headers"], admitted):
-            return PyBytes_FromStringAndSize(buffer, count)
-        handler.begun = handler.busy = True
-        method = request["method"]
-        response = app(request)
-        del request
-        done = handler.count + 1
-        if server.stopping or done >= most:
-            return method, response, None
-        message = _build_plain(response, method)
-        if message is None:
-            return method, response, None
-        count = _send_any(sock, plain, message)
-        if count != PyBytes_GET_SIZE(message):
-            return method, response, message[count:]
-        handler.count = done
-        handler.busy = False
 
 
 def exchange_plain(sock, bint plain, bytes message, bint used):
@@ -976,7 +1055,7 @@ def exchange_plain(sock, bint plain, bytes message, bint used):
     count = _send_any(sock, plain, message)
     if count != PyBytes_GET_SIZE(message):
         return count
-    count = _receive_any(sock, plain, buffer, False)
+    count = _receive_any(sock, plain, buffer)
     end = _find_end(buffer, count)
     if end > 0:
         response = _parse_response(<Text>buffer, end)
@@ -984,3 +1063,358 @@ def exchange_plain(sock, bint plain, bytes message, bint used):
             rest = PyBytes_FromStringAndSize(buffer + end + 4, count - end - 4)
             return response[0], response[1], response[2], rest
     return PyBytes_FromStringAndSize(buffer, count)
+
+
+# --- kept connections --------------------------------------------------------
+#
+# A connection that is alone, over TLS, or has something in its session, is served by its
+# own thread, which waits in recv. Of others there may be many. To hand the interpreter's
+# lock from one of their threads to the next for each request would take longer than the
+# request. So they form a pool of a leader and followers: the leader waits for all of them,
+# and serves whichever has a request, one after the other, with the lock held.
+#
+# The other threads, one for each waiting connection, sleep. One of them is called to lead
+# when the leader leaves, as it does before whatever may take long: a request that is not
+# plain, or an app that lately was slow. One of them, the deputy, looks every TICK whether
+# the leader got on; where it did not, since its app waits for something, the deputy takes
+# the lead and the app counts as slow.
+#
+# All of this is done with the interpreter's lock held, but for the waiting.
+
+cdef enum:
+    EVENTS = 64  # taken from the kernel at once
+    SLOW_TURNS = 64  # quick calls after which an app does not count as slow any more
+
+cdef double QUICK = 0.0002  # seconds a call may take to count as quick
+cdef double LONGEST = 1_000_000  # seconds of one wait
+
+
+cdef class Kept:
+    """A connection of a pool, between its requests or in one that is plain."""
+
+    cdef readonly object handler
+    cdef Pool pool
+    cdef object server
+    cdef object sock
+    cdef object environ
+    cdef dict session
+    cdef bint plain
+    cdef bint parked  # it waits, and a leader may take it
+    cdef bint more  # something came while it did not wait
+    cdef bint expired
+    cdef int fd  # under which the kernel tells of it, or -1
+    cdef unsigned long thread  # that serves it
+    cdef double deadline
+    cdef Kept before
+    cdef Kept after
+
+    def __cinit__(self, Pool pool, handler, sock, bint plain, dict environ):
+        self.pool = pool
+        self.handler = handler
+        self.server = handler.server
+        self.sock = sock
+        self.plain = plain
+        self.environ = environ
+        self.session = environ["session"]
+        self.fd = -1
+
+    def leave(self):
+        """Be none of the pool's any more; only for the thread that serves it."""
+        self.pool._leave(self)
+
+    def serve(self):
+        """Answer requests for as long as they and their responses are plain.
+
+        Begins with this connection and may go on with others. Returns the handler of
+        the one that needs another way, and why: the bytes of a head that is not plain
+        (none where the peer has closed), what was raised, or ``(method, response,
+        rest)``: what the app returned, and where some of it was sent already, the
+        bytes that were not.
+
+        Keeps ``handler.begun``, ``.busy`` and ``.count`` as the long way does; the
+        request numbered `most` goes that way. What was raised came from the app if
+        ``handler.busy``, else from the socket.
+        """
+        return self.pool._serve(self)
+
+
+cdef class Queue:
+    """Connections in the order in which they came, each of them in one line only."""
+
+    cdef Kept first
+    cdef Kept last
+
+    cdef int add(self, Kept kept) except -1:
+        kept.before = self.last
+        if self.last is None:
+            self.first = kept
+        else:
+            self.last.after = kept
+        self.last = kept
+
+    cdef int remove(self, Kept kept) except -1:
+        if kept.before is None:
+            self.first = kept.after
+        else:
+            kept.before.after = kept.after
+        if kept.after is None:
+            self.last = kept.before
+        else:
+            kept.after.before = kept.before
+        kept.before = kept.after = None
+
+
+cdef class Pool:
+    """The kept connections of one server, and the threads that serve them.
+
+    `most` is the number of requests a connection may make, `timeout` the seconds for
+    which it may wait for the next one.
+    """
+
+    cdef object app
+    cdef object methods
+    cdef object admitted
+    cdef long long most
+    cdef double timeout
+    cdef int epoll
+    cdef int members
+    cdef int slow  # for so many more calls the app counts as slow
+    cdef unsigned long leader  # a thread, or 0
+    cdef Watch watch
+    cdef Follower *followers
+    cdef dict watched  # the connections by their descriptors
+    cdef Queue waiting
+    cdef Queue ready
+
+    def __cinit__(self):
+        self.followers = NULL
+        self.watched = {}
+        self.waiting = Queue()
+        self.ready = Queue()
+        init_watch(&self.watch)
+        self.epoll = -1
+
+    def __init__(self, app, methods, admitted, long long most, double timeout):
+        self.app = app
+        self.methods = methods
+        self.admitted = admitted
+        self.most = most
+        self.timeout = timeout
+
+    def __dealloc__(self):
+        self._close()
+
+    def enter(self, handler, sock, bint plain, dict environ):
+        """Make a connection one of these; every one has to leave before it is closed."""
+        kept = Kept(self, handler, sock, plain, environ)
+        self.members += plain
+        return kept
+
+    cdef int _close(self) except -1:
+        if self.epoll >= 0:
+            close_descriptor(self.epoll)
+            self.epoll = -1
+
+    cdef int _leave(self, Kept kept) except -1:
+        if kept.fd >= 0 and self.watched.get(kept.fd) is kept:
+            del self.watched[kept.fd]
+            if kept.sock.fileno() == kept.fd:  # else the kernel knows it no more
+                epoll_ctl(self.epoll, EPOLL_CTL_DEL, kept.fd, NULL)
+        self.members -= kept.plain
+        if self.members == 0:
+            self._close()
+
+    cdef tuple _serve(self, Kept kept):
+        cdef char buffer[RECEIVE]
+        cdef ssize_t count
+        outcome = None
+        try:
+            while outcome is None:
+                kept = self._choose(kept)
+                try:
+                    count = self._receive(kept, buffer)
+                except OSError as error:
+                    outcome = error
+                else:
+                    if count >= 0:
+                        outcome = self._answer(kept, buffer, count)
+            return kept.handler, outcome
+        finally:
+            self._hand_over()
+
+    cdef object _answer(self, Kept kept, const char *data, Py_ssize_t size):
+        """Answer what came; None where that was all, else why the long way is next."""
+        cdef dict request
+        cdef bytes message
+        cdef ssize_t sent
+        handler = kept.handler
+        if size < 5 or _find_end(data, size) != size - 4:
+            return PyBytes_FromStringAndSize(data, size)
+        request = _parse_request(<Text>data, size - 4, self.methods, kept.environ)
+        if request is None or not _asks_nothing(request["headers"], self.admitted):
+            return PyBytes_FromStringAndSize(data, size)
+        if kept.thread != PyThread_get_thread_ident():
+            kept.thread = handler.thread = PyThread_get_thread_ident()
+        handler.begun = handler.busy = True
+        method = request["method"]
+        try:
+            response = self._call_app(request)
+        except BaseException as error:
+            return error
+        del request
+        done = handler.count + 1
+        if kept.server.stopping or done >= self.most:
+            return method, response, None
+        message = _build_plain(response, method)
+        if message is None:
+            return method, response, None
+        sent = _send_any(kept.sock, kept.plain, message)
+        if sent != PyBytes_GET_SIZE(message):
+            return method, response, message[sent:]
+        handler.count = done
+        handler.busy = False
+        return None
+
+    cdef object _call_app(self, dict request):
+        cdef double begun
+        if not self.slow:
+            response = self.app(request)
+            count_turn(&self.watch)
+            return response
+        self._hand_over()
+        begun = now()
+        try:
+            return self.app(request)
+        finally:
+            self.slow = self.slow - 1 if now() - begun < QUICK else SLOW_TURNS
+
+    # which connection is next
+
+    cdef Kept _choose(self, Kept kept):
+        """The connection to receive from: where others wait too, not always this one."""
+        if kept.more:
+            return kept
+        if (
+            not kept.plain
+            or self.members < 2
+            or PyDict_Size(kept.session)
+            or not self._watch(kept)
+        ):
+            self._hand_over()
+            return kept
+        kept.deadline = now() + self.timeout
+        kept.parked = True
+        self.waiting.add(kept)
+        self._lead()
+        while self.ready.first is None:
+            self._poll()
+        kept = self.ready.first
+        self.ready.remove(kept)
+        return kept
+
+    cdef ssize_t _receive(self, Kept kept, char *buffer) except? -2:
+        """What came on a connection; -1 where nothing did, and it may wait for more."""
+        cdef bint expired = kept.expired
+        cdef ssize_t count
+        cdef int failure
+        if not kept.more:
+            return _receive_any(kept.sock, kept.plain, buffer)
+        kept.more = kept.expired = False
+        count = recv_from(kept.sock.fileno(), buffer, RECEIVE, MSG_DONTWAIT)
+        failure = errno
+        if count < 0 and (expired or not would_block()):
+            set_errno(failure)
+            PyErr_SetFromErrno(OSError)
+        return count
+
+    cdef bint _watch(self, Kept kept) except -1:
+        """Have the kernel tell of a connection, from now until it leaves."""
+        cdef epoll_event event
+        if kept.fd >= 0:
+            return True
+        if self.epoll < 0:
+            self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        event.data.fd = kept.sock.fileno()
+        # By edges: once for what comes, however often somebody looks.
+        event.events = EPOLLIN | EPOLLRDHUP | EPOLLET
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, event.data.fd, &event) < 0:
+            return False
+        kept.fd = event.data.fd
+        self.watched[kept.fd] = kept
+        return True
+
+    cdef int _poll(self) except -1:
+        """Make ready what has something to read, or has waited for too long."""
+        cdef epoll_event events[EVENTS]
+        cdef Kept kept
+        cdef double left
+        cdef int at
+        cdef int count = epoll_wait(self.epoll, events, EVENTS, 0)
+        count_turn(&self.watch)
+        if count == 0:
+            left = min(max(self.waiting.first.deadline - now(), 0), LONGEST)
+            begin_waiting(&self.watch)
+            with nogil:
+                count = epoll_wait(self.epoll, events, EVENTS, <int>(left * 1000) + 1)
+            end_waiting(&self.watch)
+        for at in range(count):
+            kept = self.watched.get(events[at].data.fd)
+            if kept is not None:
+                self._make_ready(kept)
+        kept = self.waiting.first
+        if kept is not None and kept.deadline <= now():
+            kept.expired = True
+            self._make_ready(kept)
+
+    cdef int _make_ready(self, Kept kept) except -1:
+        kept.more = True
+        if kept.parked:
+            kept.parked = False
+            self.waiting.remove(kept)
+            self.ready.add(kept)
+
+    # which thread leads
+
+    cdef int _lead(self) except -1:
+        """Become the leader, at once or when this thread is called."""
+        cdef unsigned long thread = PyThread_get_thread_ident()
+        cdef Follower me
+        if self.leader == 0:
+            self.leader = thread
+        if self.leader == thread:
+            return 0
+        prepare_follower(&me, thread)
+        me.next = self.followers
+        self.followers = &me
+        if self.watch.deputy is NULL:
+            appoint(&self.watch, &me)
+        while not me.called:
+            with nogil:
+                follow(&self.watch, &me)
+            # It may have got on while this thread waited for the interpreter's lock.
+            if not me.called and me.seen == self.watch.turns and not self.watch.waiting:
+                self.slow = SLOW_TURNS
+                self._call(&me)
+        finish_follower(&me)
+
+    cdef int _hand_over(self) except -1:
+        """Call another thread to lead, if this one does."""
+        cdef Follower *one = self.followers
+        if self.leader != PyThread_get_thread_ident():
+            return 0
+        if one is NULL:
+            self.leader = 0  # then nothing waits either
+            return 0
+        if one is self.watch.deputy and one.next is not NULL:
+            one = one.next
+        self._call(one)
+
+    cdef int _call(self, Follower *one) except -1:
+        cdef Follower **place = &self.followers
+        while place[0] is not one:
+            place = &place[0].next
+        place[0] = one.next
+        self.leader = one.thread
+        call_follower(&self.watch, one)
+        if self.watch.deputy is NULL and self.followers is not NULL:
+            appoint(&self.watch, self.followers)

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from degu.errors import (
     AppError,
@@ -53,17 +53,20 @@ from degu.limits import (
     RECEIVE_SIZE,
 )
 
+if TYPE_CHECKING:
+    from degu._wire import Kept
+
 try:
     if os.environ.get("DEGU_PURE_PYTHON"):
         raise ImportError
     from degu import _wire as wire
-    from degu._wire import exchange_plain, is_quiet, recv, send, serve_plain
+    from degu._wire import Pool, exchange_plain, is_quiet, recv, send
 except ImportError:
     from degu import wire  # type: ignore[no-redef]
 
     # What the compiled ones do on a plain socket, each in one call of its method.
     recv, send = socket.socket.recv, socket.socket.send  # type: ignore[assignment]
-    exchange_plain = is_quiet = serve_plain = None  # type: ignore[assignment]
+    exchange_plain = is_quiet = Pool = None  # type: ignore[assignment,misc]
 
 __all__ = [
     "ChunkedInput",
@@ -71,6 +74,7 @@ __all__ = [
     "FileOutput",
     "Input",
     "Output",
+    "Pool",
     "Stream",
     "build_uri",
     "complete_headers",
@@ -295,8 +299,7 @@ class Stream:
         Else what of the request was not yet sent, for the long way. Only where `plain`
         is True. Raises `ClosedConnectionError` where a `used` connection is not quiet.
         """
-        if self._wait != self.timeout:
-            self._set_wait(self.timeout)
+        self.expect(self.timeout)
         try:
             got = exchange_plain(self.sock, self._kernel, message, used)
         except OSError as error:
@@ -315,15 +318,18 @@ class Stream:
         self._data = got
         return wire.parse_response(self.read_head(self.timeout, request=False))
 
-    def serve(self, handler: Any, wait: float, *what: Any) -> Any:
-        """Answer plain requests as `serve_plain` does; keep the bytes of another."""
+    def enter(self, pool: Pool, handler: Any, environ: dict[str, Any]) -> Kept:
+        """Let the threads of a pool receive and send here, while all is plain."""
+        return pool.enter(handler, self.sock, self._kernel, environ)
+
+    def expect(self, wait: float) -> None:
+        """Be ready for compiled code to receive, for at most `wait` seconds."""
         if wait != self._wait:
             self._set_wait(wait)
-        got = serve_plain(handler, self.sock, self._kernel, *what)
-        if type(got) is bytes:
-            self._data = got
-            return None
-        return got
+
+    def put_back(self, data: bytes) -> None:
+        """Take what compiled code has received, and left to be read."""
+        self._data = data
 
     def readinto(self, buffer: Any) -> int:
         """Read at least one byte into `buffer`; 0 where the peer has closed."""

@@ -1,6 +1,6 @@
 """The server: listen, a thread for each connection, read -> app -> write.
 
-One request goes through three functions: `_Handler.run` (a connection), `_Handler.
+One request goes through three functions: `_Handler.run` (a thread), `_Handler.
 handle` (a request), the app. Everything a peer can do wrong is raised by the layers
 below as an error that knows its status, and answered in one place, `_Handler.answer`.
 """
@@ -27,6 +27,7 @@ from degu.base import (
     FileOutput,
     Input,
     Output,
+    Pool,
     Stream,
     complete_headers,
     make_input,
@@ -48,6 +49,8 @@ from degu.limits import (
 
 if TYPE_CHECKING:
     import ssl
+
+    from degu._wire import Kept
 
 __all__ = ["SSLServer", "Server"]
 
@@ -87,6 +90,7 @@ class Server:
         self.app = app
         self.methods = frozenset(self.options["methods"] or wire.METHODS)
         self.door = Door(self.scheme, self.options)
+        self.pool = self._make_pool()
         self.stopping = False
         self._handlers: dict[_Handler, float] = {}
         self._lock = threading.Lock()
@@ -199,6 +203,19 @@ class Server:
     def _rest(self) -> None:
         """Give descriptors or threads time to come back, yet hear a shutdown."""
         _Waiter(None, self._wake_reader).wait(ACCEPT_BACKOFF)
+
+    def _make_pool(self) -> Pool | None:
+        """Where compiled code serves the connections that are kept."""
+        if Pool is None:
+            return None
+        options = self.options
+        return Pool(
+            self.app,
+            self.methods,
+            self.door.admitted,
+            options["max_requests"],
+            options["timeout"],
+        )
 
     # --- room for connections
 
@@ -387,6 +404,7 @@ class _Handler:
         "count",
         "environ",
         "host",
+        "kept",
         "last",
         "peer",
         "server",
@@ -405,6 +423,7 @@ class _Handler:
         self.last = False  # no further request after this one
         self.count = 0
         self.environ: dict[str, Any] = {}
+        self.kept: Kept | None = None
         self.stream: Stream
         self.thread = 0
 
@@ -414,24 +433,48 @@ class _Handler:
             socket.socket.shutdown(self.sock, how)
 
     def run(self) -> None:
-        """Serve the connection; nothing gets out of here."""
+        """Be a thread: serve this connection, then whichever has a request.
+
+        Of as many threads as connections, one ends with each; not always its own.
+        """
+        handler, got = self, None
+        while handler.attend(got):
+            handler, got = handler.wait()
+
+    def attend(self, got: Any) -> bool:
+        """Do what there is to do until the next request; whether there may be one.
+
+        Where there is none, the connection is closed. `got` is what `wait` returned.
+        Nothing gets out of here.
+        """
         why = "internal error"
-        self.thread = threading.get_ident()
         try:
-            why = self.serve()
+            self.thread = threading.get_ident()
+            if self.resume(got) if self.begun else self.begin():
+                return True
+            self.stream.close()
+            why = str(self.stream.error or "done")
         except (DeguError, OSError) as error:
             why = str(error)
         except Exception:
             log.exception("%s: error in the server", self.peer)
         except BaseException:  # such as SystemExit: not the business of a thread
             if threading.current_thread() is threading.main_thread():
+                self.end(why)
                 raise
-        finally:
-            self.sock.close()
-            log.info("%s: closed after %d requests: %s", self.peer, self.count, why)
-            with suppress(AttributeError):  # it may have ended before there was one
-                _drop_frames(self.stream.error)
-            self.server._forget(self)
+        self.end(why)
+        return False
+
+    def end(self, why: str) -> None:
+        """Close the connection, and forget it."""
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            kept.leave()
+        self.sock.close()
+        log.info("%s: closed after %d requests: %s", self.peer, self.count, why)
+        with suppress(AttributeError):  # it may have ended before there was one
+            _drop_frames(self.stream.error)
+        self.server._forget(self)
 
     def refuse(self) -> None:
         """Tell one peer too many that there is no room (RFC 9110 §15.6.4)."""
@@ -474,8 +517,8 @@ class _Handler:
             min_rate=options["min_rate"],
         )
 
-    def serve(self) -> str:
-        """Handle requests until either side has enough; returns why that was."""
+    def begin(self) -> bool:
+        """Do what comes before HTTP, and handle the first request."""
         server, options = self.server, self.server.options
         self.open(options["handshake_timeout"])
         session: dict[str, Any] = {}
@@ -489,13 +532,11 @@ class _Handler:
         }
         on_connect = getattr(server.app, "on_connect", None)
         if on_connect is not None and self.greet(on_connect, session) is not True:
-            return "refused by on_connect"
-        handle = self.handle_plain if self.stream.plain else self.handle
+            raise DeguError("refused by on_connect")
         go_on = self.handle(options["head_timeout"])
-        while go_on:
-            go_on = handle(options["timeout"])
-        self.stream.close()
-        return str(self.stream.error or "done")
+        if go_on and self.stream.plain and server.pool is not None:
+            self.kept = self.stream.enter(server.pool, self, self.environ)
+        return go_on
 
     def greet(self, on_connect: Callable[..., Any], session: dict[str, Any]) -> Any:
         try:
@@ -513,31 +554,29 @@ class _Handler:
             except Exception:
                 log.exception("%s: on_refused failed", self.peer)
 
-    def handle_plain(self, wait: float) -> bool:
-        """Do what `handle` does, with compiled code as long as all is plain."""
-        server, stream = self.server, self.stream
-        if stream.surplus or self.last:
-            return self.handle(wait)
-        try:
-            outcome = stream.serve(
-                self,
-                wait,
-                server.app,
-                server.methods,
-                self.environ,
-                server.door.admitted,
-                server.options["max_requests"],
-            )
-        except BaseException as error:
+    def wait(self) -> tuple[_Handler, Any]:
+        """Wait for a request on this connection, or on any other that waits.
+
+        Compiled code answers what is plain, and tells of what is not. Returns what to
+        call `resume` of, and with what.
+        """
+        if self.kept is None or self.stream.surplus or self.last:
+            return self, None
+        self.stream.expect(self.server.options["timeout"])
+        return self.kept.serve()
+
+    def resume(self, got: Any) -> bool:
+        """Go on with what `wait` returned; whether the connection goes on."""
+        if isinstance(got, tuple):
+            method, response, rest = got
+            return self.respond(response, method, None, rest)
+        if isinstance(got, bytes):
+            self.stream.put_back(got)
+        elif got is not None:
             if self.busy:
-                return self.fail_app(error, None)
-            if not isinstance(error, OSError):
-                raise
-            return self.answer(stream.fail_waiting(error))
-        if outcome is None:
-            return self.handle(wait)
-        method, response, rest = outcome
-        return self.respond(response, method, None, rest)
+                return self.fail_app(got, None)
+            return self.answer(self.stream.fail_waiting(got))
+        return self.handle(self.server.options["timeout"])
 
     def handle(self, wait: float) -> bool:
         """Read one request, call the app, write its response; whether to go on."""
