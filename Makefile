@@ -76,11 +76,8 @@ fuzz: $(VENV)/installed.$(EXTRAS) ## Coverage-guided, SECONDS= for each target (
 fuzz-properties: $(VENV)/installed.$(EXTRAS) ## Property tests with many more examples
 	$(PY) -m pytest -n auto -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(TEST_ARGS)
 
-sanitize: ## The compiled twin under AddressSanitizer and UBSan, in .venv-sanitize
-	CFLAGS="-O1 -g -fsanitize=address,undefined" DEGU_BUILD_EXTENSION=yes $(MAKE) .venv-sanitize/installed.$(EXTRAS) VENV=.venv-sanitize
-	LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-		.venv-sanitize/bin/python -m pytest tests/test_wire.py $(TEST_ARGS); \
-		status=$$?; rm -f degu/_wire*.so .venv*/installed.*; exit $$status
+sanitize: $(VENV)/installed.$(EXTRAS) ## The compiled twin under AddressSanitizer and UBSan (Linux)
+	.ci/sanitize $(PY) $(TEST_ARGS)
 
 dist: $(VENV)/installed.release ## Sdist and wheel in dist/, installed and tried out
 	rm -rf build dist
