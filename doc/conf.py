@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
     ("py:.*", "|".join(re.escape(name) for name in sorted(_PLAIN))),
     ("py:.*", rf"({_MODULES})(\..+)?"),
     # Names of types that are said in words where they are used.
-    ("py:.*", r"Address|App|degu\.base\.(Read|Write)File"),
+    ("py:.*", r"Address|App|Kept|(degu\.base\.)?Pool|degu\.base\.(Read|Write)File"),
     ("py:.*", r"degu\.limits\.Option|trustme\.CA"),
 ]
 
