@@ -992,7 +992,7 @@ cdef bint _asks_nothing(dict headers, admitted) except -1:
         headers["host"] in admitted
         and not PyDict_Contains(headers, "content-length")
         and not PyDict_Contains(headers, "transfer-encoding")
-        and not PyDict_Contains(headers, "connection")
+        and headers.get("connection", "keep-alive") == "keep-alive"
         and not PyDict_Contains(headers, "origin")
         and not PyDict_Contains(headers, "sec-fetch-site")
         and not PyDict_Contains(headers, "expect")

@@ -462,6 +462,8 @@ GOOD = b"GET /%s HTTP/1.1\r\nhost: localhost\r\nuser-agent: me\r\n\r\n"
         GOOD % b"large" * 2,
         (GOOD % b"")[:-1],
         (GOOD % b"").replace(b"user-agent", b"connection"),
+        (GOOD % b"").replace(b"user-agent: me", b"connection: keep-alive") * 2,
+        (GOOD % b"").replace(b"user-agent: me", b"connection: keep-alive, close") * 2,
         (GOOD % b"").replace(b"GET", b"HEAD"),
         (GOOD % b"").replace(b"localhost", b"example.com"),
         (GOOD % b"").replace(b"user-agent: me", b"origin: http://evil.example"),
