@@ -20,7 +20,12 @@ import pytest
 
 from degu import cli
 from degu.base import Output
-from degu.cli import EXIT_CODES, PART_SUFFIX, Progress, main, parse_bind, parse_url
+from degu.cli import main
+from degu.cli.addresses import parse_bind, parse_url
+from degu.cli.command import EXIT_CODES
+from degu.cli.console import Progress
+from degu.cli.get import PART_SUFFIX
+from degu.cli.put import format_digest
 from degu.client import Client, SSLClient
 from degu.files import PART_SUFFIX as FILES_PART_SUFFIX
 from degu.files import FilesApp
@@ -663,7 +668,7 @@ def test_put_goes_on_where_it_broke_off(files, folder, tmp_path, capsys):
     source.write_bytes(DATA)
     client = client_of(files)
     with open(source, "rb") as file:
-        digest = {"repr-digest": cli._format_digest(file)}
+        digest = {"repr-digest": format_digest(file)}
     begun = {"content-range": f"bytes 0-9/{len(DATA)}", **digest}
     assert client.put("/up", begun, DATA[:10]).status == 202
     assert client.head("/up", digest).headers["upload-offset"] == "10"

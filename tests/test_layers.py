@@ -117,18 +117,56 @@ TABLE = {
         14, lazy="testing.fixtures testing.leaks testing.pki testing.servers"
     ),
     "misc": row(15, "testing", lazy="testing.pki testing.servers"),
-    "cli": row(
-        16,
-        "degu errors",
-        lazy="limits address tls base pairing rgi forms wsgi server client peers apps"
-        " files embed pki testing testing.faults testing.leaks testing.pki"
-        " testing.servers",
+    # The command: what all commands share, what servers or clients share, commands.
+    "cli.command": row(16),
+    "cli.console": row(16, lazy="files"),
+    "cli.addresses": row(16, lazy="address"),
+    "cli.app": row(17, "errors cli.command", lazy="wsgi"),
+    "cli.tls": row(17, "cli.command"),
+    "cli.server": row(
+        18,
+        "cli.addresses cli.command cli.console cli.tls",
+        lazy="address apps server",
     ),
-    "__main__": row(17, "cli"),
+    "cli.workers": row(
+        19,
+        "cli.app cli.command cli.console cli.server cli.tls",
+        lazy="degu address apps",
+    ),
+    "cli.client": row(
+        19,
+        "degu errors cli.addresses cli.command cli.console cli.tls",
+        lazy="client",
+    ),
+    "cli.serve": row(20, "cli.app cli.command cli.server cli.workers"),
+    "cli.files": row(20, "cli.command cli.server", lazy="files"),
+    "cli.proxy": row(
+        20,
+        "cli.addresses cli.client cli.command cli.server cli.tls",
+        lazy="apps client",
+    ),
+    "cli.inspect": row(20, "cli.command cli.server", lazy="apps"),
+    "cli.get": row(20, "cli.client cli.command cli.console"),
+    "cli.put": row(20, "errors cli.client cli.command cli.console", lazy="base"),
+    "cli.pki": row(20, "cli.command cli.console", lazy="pki"),
+    "cli": row(
+        21,
+        "degu errors cli.addresses cli.app cli.client cli.command cli.console"
+        " cli.files cli.get cli.inspect cli.pki cli.proxy cli.put cli.serve"
+        " cli.server cli.workers",
+    ),
+    "__main__": row(22, "cli"),
 }
 
 DOORS = {
-    "argparse": {"cli"},
+    "argparse": {
+        "cli",
+        "cli.addresses",
+        "cli.app",
+        "cli.client",
+        "cli.command",
+        "cli.serve",
+    },
     "cryptography": {"identity", "pki", "testing.pki"},
     "multipart": {"forms"},
     "multiprocessing": {"child", "embed"},
