@@ -25,7 +25,6 @@ import pytest
 from degu.testing import leaks
 from degu.testing.leaks import (
     KINDS,
-    Found,
     Leak,
     LeakError,
     Memory,
@@ -34,9 +33,14 @@ from degu.testing.leaks import (
     assert_terminates,
     check_leaks,
     check_memory,
-    find_new,
-    is_growth,
 )
+from degu.testing.leaks import probe as probes
+from degu.testing.leaks.errors import build_error
+from degu.testing.leaks.memory import is_growth
+from degu.testing.leaks.probe import MARK, ProcProbe, PsutilProbe
+from degu.testing.leaks.processes import descends
+from degu.testing.leaks.snapshot import Found, find_new
+from degu.testing.leaks.tracker import tracker
 
 GRACE = 0.15
 RUNS = int(os.environ.get("DEGU_TEST_LEAK_RUNS", "200"))
@@ -56,7 +60,7 @@ def cleanup():
 def probe(request, monkeypatch):
     """Each test with both ways to look at a process."""
     if request.param == "psutil":
-        monkeypatch.setattr(leaks, "_probe", leaks.PsutilProbe())
+        monkeypatch.setattr(probes, "system", PsutilProbe())
     elif sys.platform != "linux":
         pytest.skip("reads /proc")
     return request.param
@@ -183,12 +187,12 @@ class FamilyProbe:
 def test_the_line_of_parents_decides_who_descends(monkeypatch):
     """Children and grandchildren descend; siblings, strangers and loops do not."""
     family = {5: 4, 4: 3, 3: 1, 6: 3, 7: 8, 8: 7}
-    monkeypatch.setattr(leaks, "_probe", FamilyProbe(family))
-    assert leaks._descends(5, [3])
-    assert leaks._descends(4, [3])
-    assert not leaks._descends(6, [4])
-    assert not leaks._descends(7, [3])
-    assert not leaks._descends(99, [3])
+    monkeypatch.setattr(probes, "system", FamilyProbe(family))
+    assert descends(5, [3])
+    assert descends(4, [3])
+    assert not descends(6, [4])
+    assert not descends(7, [3])
+    assert not descends(99, [3])
 
 
 def test_a_message_counts_and_lists():
@@ -207,7 +211,7 @@ def test_a_message_counts_and_lists():
 def test_several_kinds_make_one_composed_error():
     """The composed error is no subclass and holds one error per kind."""
     found = [Leak("sockets", 1, "s"), Leak("files", 1, "f"), Leak("sockets", 1, "t")]
-    error = leaks._build_error(found)
+    error = build_error(found)
     assert type(error) is LeakError
     kinds = [leaks.UnclosedFileError, leaks.UnclosedSocketError]
     assert [type(one) for one in error.errors] == kinds
@@ -424,7 +428,7 @@ def test_a_forked_grandchild_is_found_after_its_parent_ended(cleanup):
 def test_a_stranger_is_not_ours(cleanup, monkeypatch):
     """A process that is neither descendant nor marked belongs to somebody else."""
     with check_leaks(grace=GRACE):
-        monkeypatch.delenv(leaks.MARK)
+        monkeypatch.delenv(MARK)
         cleanup.callback(end, leave_grandchild())
         monkeypatch.undo()
 
@@ -917,7 +921,7 @@ def test_a_journal_is_not_written_into_another_file(tmp_path):
     """A child that closed every descriptor and reuses the number writes nothing."""
     path = tmp_path / "victim"
     leaks.start_tracking()
-    descriptor = leaks._tracker.journal
+    descriptor = tracker.journal.descriptor
     assert descriptor is not None
     if (pid := os.fork()) == 0:
         with contextlib.suppress(BaseException):
@@ -933,7 +937,7 @@ def test_a_journal_is_not_written_into_another_file(tmp_path):
 @on_linux
 def test_both_probes_see_the_same(cleanup, tmp_path):
     """Both probes agree on pids, parents, threads and files."""
-    proc, other = leaks.ProcProbe(), leaks.PsutilProbe()
+    proc, other = ProcProbe(), PsutilProbe()
     path = cleanup.enter_context((tmp_path / "x").open("w")).name
     pid = os.getpid()
     assert pid in proc.list_pids() & other.list_pids()
