@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from degu.address import Address, connect
+from degu.certificate import check_certificate
 from degu.client import SSLClient
 from degu.errors import PairingError, ParseError, TLSError
 from degu.fingerprint import build_fingerprint, format_fingerprint
-from degu.identity import Identity, check_certificate
+from degu.identity import Identity
 from degu.invitation import Invitation, check_fresh
 from degu.pairing import (
     JSON,

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from degu.address import Address
+from degu.certificate import check_certificate
 from degu.errors import PairingError, ParseError
-from degu.identity import Identity, check_certificate
+from degu.identity import Identity
 from degu.invitation import TOKEN_SIZE, Invitation
 from degu.pairing import (
     JSON,

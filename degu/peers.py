@@ -24,10 +24,11 @@ from collections.abc import Callable
 from typing import Any
 
 from degu.address import Address
+from degu.certificate import check_certificate
 from degu.client import Connection, SSLClient
 from degu.errors import DeguError, PairingError, PeerFileError, TLSError
 from degu.fingerprint import build_fingerprint, format_fingerprint, parse_fingerprint
-from degu.identity import Identity, check_certificate, load_identity, make_identity
+from degu.identity import Identity, load_identity, make_identity
 from degu.invitation import Invitation, format_invitation, parse_invitation
 from degu.joining import accept_invitation, expand_address, pair
 from degu.meeting import PairingApp, PairingWindow

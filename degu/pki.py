@@ -10,13 +10,24 @@ Needs the package ``cryptography`` (extra ``peers``).
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from degu.certificate import (
+    build_ca_extensions,
+    build_certificate,
+    build_device_extensions,
+    build_name,
+    format_key,
+    format_pem,
+    import_cryptography,
+    make_key,
+    parse_key,
+    parse_pem,
+)
 from degu.errors import shown
 
 if TYPE_CHECKING:
@@ -40,7 +51,7 @@ def make_ca(folder: str | os.PathLike[str]) -> tuple[str, bool]:
     Returns the path of ``ca.pem`` and whether it was made. Raises `OSError`,
     `ValueError` where only one of the two is there, `ImportError` without the extra.
     """
-    _import_cryptography()
+    import_cryptography()
     folder = os.path.abspath(folder)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     cert_file = os.path.join(folder, "ca.pem")
@@ -50,18 +61,14 @@ def make_ca(folder: str | os.PathLike[str]) -> tuple[str, bool]:
         return cert_file, False
     if any(there):
         raise ValueError(f"{folder}: expected both ca.pem and ca-key.pem, or neither")
-    key = _make_key()
-    name = _build_name(f"Degu CA of {os.path.basename(folder) or 'this host'}"[:64])
-    builder = _start(name, name, key, CA_DAYS)
-    from cryptography import x509
-
-    usage = _build_usage(key_cert_sign=True, crl_sign=True)
-    builder = (
-        builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
-        .add_extension(usage, True)
-        .add_extension(_build_identifier(key), False)
+    key = make_key()
+    ca = build_certificate(
+        build_name(f"Degu CA of {os.path.basename(folder) or 'this host'}"[:64]),
+        key,
+        _build_validity(CA_DAYS),
+        build_ca_extensions(key),
     )
-    _write_pair(cert_file, key_file, _sign(builder, key), key)
+    _write_pair(cert_file, key_file, ca, key)
     return cert_file, True
 
 
@@ -80,7 +87,7 @@ def make_certificate(
     Raises `FileExistsError` where there is one, `FileNotFoundError` without a CA,
     `ValueError` for a bad name, host or number of days.
     """
-    _import_cryptography()
+    import_cryptography()
     folder = os.path.abspath(folder)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", name) or name == "ca":
         raise ValueError(
@@ -89,144 +96,45 @@ def make_certificate(
     if not 1 <= days <= CA_DAYS:
         raise ValueError(f"days: expected 1 to {CA_DAYS}, got {days}")
     ca, ca_key = _load_ca(folder)
-    key = _make_key()
-    builder = _start(_build_name(name), ca.subject, key, days, ca.not_valid_after_utc)
-    for extension, critical in _build_device(ca, key, hosts or LOCAL_HOSTS):
-        builder = builder.add_extension(extension, critical)
+    key = make_key()
+    certificate = build_certificate(
+        build_name(name),
+        key,
+        _build_validity(days, ca.not_valid_after_utc),
+        build_device_extensions(key, ca, hosts or LOCAL_HOSTS),
+        ca=(ca, ca_key),
+    )
     config = {
         "ca_file": os.path.join(folder, "ca.pem"),
         "cert_file": os.path.join(folder, f"{name}.pem"),
         "key_file": os.path.join(folder, f"{name}-key.pem"),
     }
-    data = _sign(builder, ca_key)
-    _write_pair(config["cert_file"], config["key_file"], data, key)
+    _write_pair(config["cert_file"], config["key_file"], certificate, key)
     return config
 
 
-def _import_cryptography() -> None:
-    try:
-        import cryptography  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "certificates need the package cryptography: pip install degu[peers]"
-        ) from error
-
-
-def _make_key() -> Any:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def _build_name(text: str) -> x509.Name:
-    from cryptography import x509
-
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
-
-
-def _start(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: Any,
-    days: int,
-    latest: datetime | None = None,
-) -> x509.CertificateBuilder:
-    from cryptography import x509
-
+def _build_validity(
+    days: int, latest: datetime | None = None
+) -> tuple[datetime, datetime]:
     now = datetime.now(UTC)
     end = now + timedelta(days=days)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SKEW)
-        .not_valid_after(end if latest is None else min(end, latest))
-    )
-
-
-def _build_device(
-    ca: x509.Certificate, key: Any, hosts: Sequence[str]
-) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    from cryptography import x509
-    from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
-
-    both = [Usage.SERVER_AUTH, Usage.CLIENT_AUTH]
-    ca_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    yield x509.BasicConstraints(ca=False, path_length=None), True
-    yield _build_usage(digital_signature=True), True
-    yield x509.ExtendedKeyUsage(both), False
-    yield x509.SubjectAlternativeName([_build_host(host) for host in hosts]), False
-    yield _build_identifier(key), False
-    authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier
-    yield authority(ca_id), False
-
-
-def _build_host(host: str) -> x509.GeneralName:
-    from cryptography import x509
-
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    if not re.fullmatch(r"(\*\.)?[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", host):
-        raise ValueError(f"host: expected a name or an IP address, got {shown(host)}")
-    return x509.DNSName(host)
-
-
-def _build_identifier(key: Any) -> x509.SubjectKeyIdentifier:
-    from cryptography import x509
-
-    return x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-
-
-def _build_usage(**wanted: bool) -> x509.KeyUsage:
-    from cryptography import x509
-
-    names = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{name: wanted.get(name, False) for name in names})
-
-
-def _sign(builder: x509.CertificateBuilder, key: Any) -> bytes:
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
+    return now - SKEW, end if latest is None else min(end, latest)
 
 
 def _load_ca(folder: str) -> tuple[x509.Certificate, Any]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
     with open(os.path.join(folder, "ca.pem"), "rb") as file:
-        ca = x509.load_pem_x509_certificate(file.read())
+        ca = parse_pem(file.read())
     with open(os.path.join(folder, "ca-key.pem"), "rb") as file:
-        return ca, load_pem_private_key(file.read(), None)
+        return ca, parse_key(file.read())
 
 
-def _write_pair(cert_file: str, key_file: str, cert: bytes, key: Any) -> None:
+def _write_pair(
+    cert_file: str, key_file: str, certificate: x509.Certificate, key: Any
+) -> None:
     """Write both files, or none; never over one that is there."""
-    from cryptography.hazmat.primitives import serialization
-
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    _write_new(key_file, pem, 0o600)
+    _write_new(key_file, format_key(key), 0o600)
     try:
-        _write_new(cert_file, cert, 0o644)
+        _write_new(cert_file, format_pem(certificate), 0o644)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(key_file)

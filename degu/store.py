@@ -22,15 +22,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from degu.errors import PairingError, ParseError, PeerFileError, shown
-from degu.fingerprint import format_fingerprint, parse_fingerprint
-from degu.identity import (
-    Identity,
+from degu.certificate import (
     build_subject_hash,
     check_certificate,
     format_pem,
     parse_certificate,
 )
+from degu.errors import PairingError, ParseError, PeerFileError, shown
+from degu.fingerprint import format_fingerprint, parse_fingerprint
+from degu.identity import Identity
 from degu.pairing import Peer, build_peer_fields, parse_peer_fields
 from degu.private import locked, make_directory, read_private, sweep, write_private
 

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from degu import store
+from degu.certificate import build_device_extensions
 from degu.client import Response, SSLClient
-from degu.identity import Identity, _build_extensions, make_identity
+from degu.identity import Identity, make_identity
 from degu.meeting import PairingApp
 from degu.pairing import Peer, format_message
 from degu.server import SSLServer
@@ -49,7 +50,7 @@ def build_pem(
         .not_valid_before(now + first)
         .not_valid_after(now + last)
     )
-    for extension, critical in _build_extensions(key.public_key()):
+    for extension, critical in build_device_extensions(key):
         if not isinstance(extension, x509.BasicConstraints):
             builder = builder.add_extension(extension, critical)
     if ca is not None:

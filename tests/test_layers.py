@@ -62,7 +62,7 @@ TABLE = {
     "rgi": row(5, "errors limits base"),
     "forms": row(5, "errors limits wire base"),
     "wsgi": row(6, "errors limits base wire door rgi"),
-    "pki": row(4, "errors"),
+    "pki": row(4, "errors certificate"),
     # Siblings, that know nothing of each other.
     "server": row(6, "errors limits address tls base door"),
     "client": row(6, "errors limits address tls base"),
@@ -72,19 +72,21 @@ TABLE = {
     "embed": row(8, "errors limits address child"),
     # Devices that trust each other: values, then files, then both ends of HTTP.
     "private": row(2, "errors"),
+    "certificate": row(3, "errors"),
     "fingerprint": row(2, "errors", outside=TYPING_ONLY | {"base64", "hashlib"}),
     "invitation": row(4, "errors address fingerprint"),
     "pairing": row(5, "errors address fingerprint invitation"),
-    "identity": row(6, "errors address fingerprint pairing private"),
-    "store": row(7, "errors fingerprint pairing identity private"),
-    "meeting": row(8, "errors address invitation pairing identity store"),
+    "identity": row(6, "errors address certificate fingerprint pairing private"),
+    "store": row(7, "errors certificate fingerprint pairing identity private"),
+    "meeting": row(8, "errors address certificate invitation pairing identity store"),
     "joining": row(
         8,
-        "errors address tls client fingerprint invitation pairing identity store",
+        "errors address certificate tls client fingerprint invitation pairing identity"
+        " store",
     ),
     "peers": row(
         9,
-        "errors address tls client fingerprint invitation pairing identity"
+        "errors address certificate tls client fingerprint invitation pairing identity"
         " store"
         " meeting joining",
     ),
@@ -149,7 +151,7 @@ TABLE = {
         " testing.leaks.memory testing.leaks.probe testing.leaks.snapshot"
         " testing.leaks.sockets testing.leaks.tracker",
     ),
-    "testing.pki": row(9, "errors tls", lazy="peers"),
+    "testing.pki": row(9, "errors certificate tls", lazy="peers"),
     "testing.faults": row(9, "degu errors limits wire address base"),
     "testing.tape": row(9),
     "testing.expect": row(9, "errors address"),
@@ -228,7 +230,7 @@ DOORS = {
         "cli.command",
         "cli.serve",
     },
-    "cryptography": {"identity", "pki", "testing.pki"},
+    "cryptography": {"certificate", "testing.pki"},
     "multipart": {"forms"},
     "multiprocessing": {"child", "embed"},
     "psutil": {"testing.leaks.probe"},

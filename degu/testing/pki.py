@@ -28,12 +28,21 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
+from degu.certificate import (
+    build_certificate,
+    build_device_extensions,
+    build_name,
+    format_key,
+    format_pem,
+    make_key,
+    parse_key,
+    parse_pem,
+)
 from degu.errors import EmptyHeadError, UnderFlowError, shown
 from degu.tls import who_refused
 
 if TYPE_CHECKING:
     import trustme
-    from cryptography import x509
 
 __all__ = ["TempPKI", "assert_rejected"]
 
@@ -266,13 +275,10 @@ def _build_crl(ca: trustme.CA, *revoked: bytes) -> bytes:
     """Build the PEM of a revocation list for certificates (PEM) of the `ca`."""
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        load_pem_private_key,
-    )
+    from cryptography.hazmat.primitives.serialization import Encoding
 
-    issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
-    key: Any = load_pem_private_key(ca.private_key_pem.bytes(), None)
+    issuer = parse_pem(ca.cert_pem.bytes())
+    key = parse_key(ca.private_key_pem.bytes())
     last_update, next_update = _build_dates("valid")
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
     builder = (
@@ -286,7 +292,7 @@ def _build_crl(ca: trustme.CA, *revoked: bytes) -> bytes:
     for pem in revoked:
         entry = (
             x509.RevokedCertificateBuilder()
-            .serial_number(x509.load_pem_x509_certificate(pem).serial_number)
+            .serial_number(parse_pem(pem).serial_number)
             .revocation_date(last_update)
             .build()
         )
@@ -296,45 +302,12 @@ def _build_crl(ca: trustme.CA, *revoked: bytes) -> bytes:
 
 def _build_self_signed(role: str, hosts: tuple[str, ...]) -> tuple[bytes, bytes]:
     """Build a key and a certificate (PEM both) that it signed itself."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.hashes import SHA256
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, role)])
-    not_before, not_after = _build_dates("self_signed")
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(not_before)
-        .not_valid_after(not_after)
-        .add_extension(
-            x509.SubjectAlternativeName([_build_general_name(host) for host in hosts]),
-            critical=False,
-        )
-        .sign(key, SHA256())
+    key = make_key()
+    extensions = build_device_extensions(key, hosts=hosts)
+    certificate = build_certificate(
+        build_name(role), key, _build_dates("self_signed"), extensions
     )
-    key_pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return key_pem, cert.public_bytes(serialization.Encoding.PEM)
-
-
-def _build_general_name(host: str) -> x509.GeneralName:
-    import ipaddress
-
-    from cryptography import x509
-
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
+    return format_key(key), format_pem(certificate)
 
 
 # --------------------------------------------------------------------------------------
