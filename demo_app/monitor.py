@@ -7,7 +7,6 @@ folder of ten thousand small files does not bury the window under messages.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import weakref
 from collections import Counter, deque
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from degu.base import FileOutput, Input
+from degu.errors import DeguError
 from degu.rgi import App, Request, ResponseTuple
 from demo_app.events import Event
 
@@ -148,9 +148,10 @@ class Monitor:
             self.peers[fingerprint] += by
         self._changed.set()
 
-    def refuse(self, address: str, why: str) -> None:
+    def on_refused(self, address: Any, error: DeguError) -> None:
         """Tell of somebody who was not let in."""
-        self.refusals.append((address, why))
+        host = address[0] if isinstance(address, tuple) else str(address or "")
+        self.refusals.append((host, str(error)))
         self._changed.set()
 
     def start(self) -> None:
@@ -196,31 +197,3 @@ class Monitor:
 
 class Visit:
     """Lives as long as one connection."""
-
-
-REFUSALS = (
-    "this side",
-    "refused by on_connect",
-    "the peer sent plain HTTP",
-    "no cipher suite",
-    "TLS failed",
-    "the peer refused",
-)
-"""How the reasons begin for which the server sent somebody away unheard."""
-
-
-def watch_refusals(monitor: Monitor) -> None:
-    """Have `monitor` tell of connections that were refused before any HTTP."""
-
-    def look(record: logging.LogRecord) -> bool:
-        args = record.args
-        if isinstance(args, tuple) and len(args) == 3 and args[1] == 0:
-            why = str(args[2])
-            if why.startswith(REFUSALS):
-                peer: Any = args[0]
-                monitor.refuse(str(peer[0]), why)
-        return record.levelno >= logging.WARNING
-
-    logger = logging.getLogger("degu.server")
-    logger.setLevel(logging.INFO)
-    logger.addFilter(look)

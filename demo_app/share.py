@@ -18,7 +18,7 @@ from degu.files import PART_SUFFIX
 from degu.peers import PeersOnly, PeerStore
 from degu.rgi import App, Request, ResponseTuple
 from demo_app.events import send_event
-from demo_app.monitor import Monitor, watch_refusals
+from demo_app.monitor import Monitor
 
 PART_SECONDS = 24 * 3600.0
 """How long the beginning of an upload is kept for its sender to go on with it."""
@@ -44,7 +44,6 @@ def build_drop_app(name: str, folder: str, store: str, writable: bool) -> App:
     remove_old_parts(Path(folder), time.time() - PART_SECONDS)
     files = AddOnly(FilesApp(folder, writable=writable))
     monitor = Monitor(name, RouterApp({"files": files}), send_event)
-    watch_refusals(monitor)
     monitor.start()
     send_event({"kind": "up", "server": name, "pid": os.getpid()})
     app: Any = monitor

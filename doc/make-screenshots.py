@@ -135,10 +135,10 @@ def browse(stage: Stage) -> None:
     peer = stage.anna.share.device.others[0]
     window.sidebar.select(peer.fingerprint)
     page = window.pages[peer.fingerprint]
-    stage.until(lambda: page.model.entries)
+    stage.until(lambda: page.model.rows)
     page.table.selectRow(2)
     queue, remote = stage.anna.queue, page.browser.remote
-    entries = page.model.entries
+    entries = page.model.rows
     done = queue.upload(remote, [stage.anna.share.folder / "Talks"], "/files/")
     stage.until(lambda: done.state is State.DONE)
     queue.download(remote, [e for e in entries if e.name == "Photos"], downloads(stage))
@@ -170,19 +170,15 @@ def serve(stage: Stage) -> None:
     window.show_share()
     ben.window.sidebar.select(ben.share.device.others[0].fingerprint)
     page = next(iter(ben.window.pages.values()))
-    stage.until(lambda: page.model.entries)
+    stage.until(lambda: page.model.rows)
     for _ in range(3):
-        ben.queue.download(
-            page.browser.remote, page.model.entries, ben.settings.downloads
-        )
+        ben.queue.download(page.browser.remote, page.model.rows, ben.settings.downloads)
         stage.until(lambda: ben.queue.is_idle)
         stage.wait(1.2)
     ben.queue.upload(page.browser.remote, [ben.share.folder / "Videos"], "/files/")
     stage.until(lambda: ben.queue.is_idle)
     stage.wait(1.0)
-    ben.queue.download(
-        page.browser.remote, page.model.entries[:3], ben.settings.downloads
-    )
+    ben.queue.download(page.browser.remote, page.model.rows[:3], ben.settings.downloads)
     knock(anna.share.server.address[1])
     stage.wait(0.8)
     stage.both("share", window)

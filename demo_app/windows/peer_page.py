@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
 from demo_app.entry import ROOT, Entry
 from demo_app.windows.entry_table import EntryModel
 from demo_app.windows.notice import Notice
-from demo_app.windows.request_table import dress_table
+from demo_app.windows.table import dress_table
 from demo_app.windows.widgets import (
     SPACE,
     Card,
@@ -182,7 +182,7 @@ class PeerPage(QWidget):
             self._announce()
 
     def _open(self, index: QModelIndex) -> None:
-        entry = self.model.entries[index.row()]
+        entry = self.model.rows[index.row()]
         if entry.is_folder:
             self._announce()
             self.browser.open(entry.uri)
@@ -203,7 +203,7 @@ class PeerPage(QWidget):
     def chosen(self) -> list[Entry]:
         """The entries that are selected."""
         rows = self.table.selectionModel().selectedRows()
-        return [self.model.entries[index.row()] for index in rows]
+        return [self.model.rows[index.row()] for index in rows]
 
     def _choose(self) -> None:
         count = len(self.chosen)

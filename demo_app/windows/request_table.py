@@ -5,23 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from PySide6.QtCore import (
-    QAbstractTableModel,
-    QModelIndex,
-    QObject,
-    QPersistentModelIndex,
-    Qt,
-    QTime,
-)
+from PySide6.QtCore import QModelIndex, QObject, Qt, QTime
 from PySide6.QtGui import QColor
-from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from demo_app.meter import format_bytes
+from demo_app.windows.table import TableModel
 from demo_app.windows.theme import colours
 
 MAX_ROWS = 300
-
-Index = QModelIndex | QPersistentModelIndex
 
 
 @dataclass
@@ -33,7 +24,7 @@ class Row:
     role: str = "text"
 
 
-class RequestModel(QAbstractTableModel):
+class RequestModel(TableModel):
     """Rows by the number of the request."""
 
     def __init__(self, parent: QObject | None = None) -> None:
@@ -47,6 +38,7 @@ class RequestModel(QAbstractTableModel):
             self.tr("Size"),
             self.tr("Took"),
         )
+        self.right = {4, 5}
 
     def add_event(self, event: dict[str, Any]) -> None:
         """Show the news of one event."""
@@ -107,59 +99,11 @@ class RequestModel(QAbstractTableModel):
         now = QTime.currentTime().toString("HH:mm:ss")
         return Row(None, (now, address, why, self.tr("refused"), "", ""), "bad")
 
-    # What Qt asks for.
-
-    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008
-        """How many requests."""
-        return 0 if parent.isValid() else len(self.rows)
-
-    def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008
-        """How many columns."""
-        return 0 if parent.isValid() else len(self.titles)
-
-    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """One cell."""
-        row, column = self.rows[index.row()], index.column()
+    def show_cell(self, row: Row, column: int, role: int) -> Any:
+        """The text, and the colour that goes with the result."""
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
             return row.cells[column]
         if role == Qt.ItemDataRole.ForegroundRole:
             plain = row.role == "text" and column in (0, 4, 5)
             return QColor(getattr(colours(), "muted" if plain else row.role))
-        if role == Qt.ItemDataRole.TextAlignmentRole and column >= 4:
-            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         return None
-
-    def headerData(
-        self,
-        section: int,
-        orientation: Qt.Orientation,
-        role: int = Qt.ItemDataRole.DisplayRole,
-    ) -> Any:
-        """The titles."""
-        if orientation != Qt.Orientation.Horizontal:
-            return None
-        if role == Qt.ItemDataRole.DisplayRole:
-            return self.titles[section]
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            side = Qt.AlignmentFlag.AlignRight if section >= 4 else None
-            return (side or Qt.AlignmentFlag.AlignLeft) | Qt.AlignmentFlag.AlignVCenter
-        return None
-
-
-def dress_table(table: QTableView, widths: dict[int, int], wide: int) -> None:
-    """What all tables here have in common."""
-    table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-    table.setShowGrid(False)
-    table.setWordWrap(False)
-    table.setTabKeyNavigation(False)
-    table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    table.verticalHeader().hide()
-    table.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-    table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 12)
-    header = table.horizontalHeader()
-    header.setHighlightSections(False)
-    header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-    header.setSectionResizeMode(wide, QHeaderView.ResizeMode.Stretch)
-    for column, width in widths.items():
-        header.resizeSection(column, width)

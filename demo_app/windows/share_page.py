@@ -21,7 +21,8 @@ from demo_app.windows.address_card import AddressCard
 from demo_app.windows.dropping import find_folder, shorten
 from demo_app.windows.icons import build_pixmap, set_icon
 from demo_app.windows.plot import Plot
-from demo_app.windows.request_table import RequestModel, dress_table
+from demo_app.windows.request_table import RequestModel
+from demo_app.windows.table import dress_table
 from demo_app.windows.theme import colours
 from demo_app.windows.widgets import (
     SPACE,
@@ -144,9 +145,6 @@ class SharePage(QWidget):
         self.table.setAccessibleName(self.tr("Requests of other devices"))
         self.table.setModel(self.requests)
         dress_table(self.table, {0: 76, 1: 150, 3: 90, 4: 84, 5: 84}, 2)
-        self.table.horizontalHeader().setSectionResizeMode(
-            2, self.table.horizontalHeader().ResizeMode.Stretch
-        )
         self.nothing = build_label(
             self.tr("No device has asked for anything."), "muted"
         )

@@ -150,7 +150,7 @@ class Driver(QObject):
 
     def do_names(self) -> list[str]:
         """What the page of the first peer shows."""
-        return [entry.name for entry in self.page.model.entries]
+        return [entry.name for entry in self.page.model.rows]
 
     def do_notice(self) -> str:
         """What the page of the first peer says instead."""

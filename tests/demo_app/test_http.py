@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from degu.client import Client, SSLClient
-from degu.errors import PeerError
+from degu.errors import PeerError, TLSError
 from degu.files import PART_SUFFIX
 from degu.peers import PeerClient
 from degu.server import Server, SSLServer
 from demo_app import browser, share
 from demo_app.device import open_device
 from demo_app.events import EventHandler, listen_for_events, send_event
-from demo_app.monitor import Monitor, watch_refusals
+from demo_app.monitor import Monitor
 from tests.conftest import poll
 from tests.demo_app.conftest import befriend
 
@@ -223,7 +223,7 @@ def test_who_is_not_trusted_is_refused_and_shown(who, anna, ben, folder, events)
         assert len({row["id"] for row in events.rows()}) == 1
     address, why = events.refusals()[0]
     assert address == "::1"
-    assert "certificate" in why or "refused" in why
+    assert "certificate" in why or "expected a trusted peer" in why
 
 
 def test_plain_http_is_refused_and_shown(anna, folder, events):
@@ -287,14 +287,16 @@ def test_events_come_out_as_they_went_in():
     assert told == [{"kind": "up", "server": "x", "pid": 1}]
 
 
-def test_only_refusals_count_as_such():
-    """A connection that ended well, or that was used, is none."""
+def test_who_was_refused_is_told_of_once():
+    """With the address and the reason, also of one that was gone already."""
     monitor = Monitor("name", lambda request: (200, "OK", {}, None), print)
-    watch_refusals(monitor)
-    logger = logging.getLogger("degu.server")
-    for count, why in [(0, "done"), (3, "this side went"), (0, "this side refused")]:
-        logger.info("%s: closed after %d requests: %s", ("::1", 1), count, why)
-    assert monitor.build_event()["refused"] == [("::1", "this side refused")]
+    monitor.on_refused(("::1", 5, 0, 0), TLSError("this side refused"))
+    monitor.on_refused(None, TLSError("the peer went"))
+    assert monitor.build_event()["refused"] == [
+        ("::1", "this side refused"),
+        ("", "the peer went"),
+    ]
+    assert monitor.build_event()["refused"] == []
 
 
 # --- the browser's way in

@@ -141,7 +141,7 @@ def test_the_folders_of_a_device_are_walked(pair, qtbot, until):
     assert not page.up.isEnabled()
     page.table.activated.emit(page.model.index(0, 0))
     until(lambda: page.path.full == "/inner")
-    assert [entry.name for entry in page.model.entries] == ["most"]
+    assert [entry.name for entry in page.model.rows] == ["most"]
     page._go_up()
     until(lambda: page.path.full == "/")
     page.table.activated.emit(page.model.index(1, 0))
@@ -176,7 +176,7 @@ def test_a_transfer_is_paused_and_goes_on_and_is_cancelled(pair, until):
         file.truncate(400_000_000)
     befriend(anna, ben, until)
     page = open_page(ben, until)
-    page.table.selectRow([e.name for e in page.model.entries].index("big"))
+    page.table.selectRow([e.name for e in page.model.rows].index("big"))
     page.fetch()
     transfer = ben.queue.transfers[0]
     row = ben.window.transfers.rows[transfer]
