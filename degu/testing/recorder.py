@@ -105,7 +105,10 @@ class TapeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one; the traceback goes another way."""
-        self.tape.append("log", record.levelname, record.getMessage())
+        try:
+            self.tape.append("log", record.levelname, record.getMessage())
+        except Exception:
+            self.handleError(record)
 
 
 def write_log(tape: Tape) -> None:
@@ -167,18 +170,18 @@ class Recorder:
             self.number += 1
         began = time.monotonic()
         record = build_record(request)
-        self.tape.append("request", number, record)
+        self.tape.note("request", number, record)
         if request["body"] is not None:
             request["body"].rfile = Tee(request["body"].rfile, self.make_note(number))
         try:
             response = self.respond(number, record, request)
         except BaseException as error:
             last = traceback.format_exception_only(error)[-1].strip()
-            self.tape.append("failed", number, last, time.monotonic() - began)
+            self.tape.note("failed", number, last, time.monotonic() - began)
             raise
         is_whole = isinstance(response, tuple) and len(response) > 0
         status = response[0] if is_whole and type(response[0]) is int else None
-        self.tape.append("answered", number, status, time.monotonic() - began)
+        self.tape.note("answered", number, status, time.monotonic() - began)
         return response
 
     def make_note(self, number: int) -> Callable[[memoryview], None]:
@@ -187,7 +190,7 @@ class Recorder:
 
         def note(data: memoryview) -> None:
             nonlocal room
-            self.tape.append("body", number, bytes(data[:room]), len(data))
+            self.tape.note("body", number, bytes(data[:room]), len(data))
             room -= min(room, len(data))
 
         return note
@@ -242,7 +245,7 @@ class Recorder:
                 return None
             use = self.uses.get(wanted.number, 0)
             self.uses[wanted.number] = use + 1
-            self.tape.append("met", number, wanted.number)
+            self.tape.note("met", number, wanted.number)
             return wanted.answer_for(use)
 
     def find(self, record: RecordedRequest) -> Wanted | None:
@@ -422,13 +425,16 @@ class Observed:
         if kind == "request":
             self._records[number] = rest[0]
             return
-        record = self._records[number]
+        if kind == "met":
+            self._uses[rest[0]] = self._uses.get(rest[0], 0) + 1
+        record = self._records.get(number)
+        if record is None:
+            return  # there was no room for its beginning
         if kind == "body":
             record.body += rest[0]
             record.body_size += rest[1]
         elif kind == "met":
             record.met = rest[0]
-            self._uses[rest[0]] = self._uses.get(rest[0], 0) + 1
         elif kind == "answered":
             record.status, record.seconds = rest
         elif kind == "failed":

@@ -7,18 +7,22 @@
 
 It is a file without a name (Linux; elsewhere it has one until it is closed), and needs
 neither a thread nor a connection: nobody waits for anybody, what a killed process
-wrote stays readable, and the last one to let go of the file takes it away.
+wrote stays readable, and the last one to let go of the file takes it away. A server
+that can't write to it (a full disk, no memory) goes on, as it does without its log.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import pickle
 import struct
 import sys
 import tempfile
 import threading
+import traceback
 import weakref
 from typing import Any
 
@@ -70,11 +74,36 @@ class Tape:
         return not self._finalizer.alive
 
     def append(self, *event: Any) -> None:
-        """Write one event, of values that pickle takes; nothing once it is closed."""
+        """Write one event, of values that pickle takes; nothing once it is closed.
+
+        Raises `OSError` where it can't be written, and then leaves no part of it.
+        """
         data = pickle.dumps(event)
-        if not self.closed:
-            # In one piece, which is what keeps two writers apart.
-            os.write(self._number, _LENGTH.pack(len(data)) + data)
+        data = _LENGTH.pack(len(data)) + data
+        if self.closed:
+            return
+        # In one piece, which is what keeps two writers apart.
+        written = os.write(self._number, data)
+        if written < len(data):
+            # Readers would wait at half an event, and never see those that follow.
+            os.ftruncate(self._number, os.fstat(self._number).st_size - written)
+            raise OSError(
+                errno.ENOSPC, f"expected room for {len(data)} bytes, got {written}"
+            )
+
+    def note(self, *event: Any) -> None:
+        """Write one event if possible; what can't be written is told and forgotten.
+
+        As a `logging.Handler` does: on standard error, as long as
+        `logging.raiseExceptions` is set. For servers, which have better to do.
+        """
+        try:
+            self.append(*event)
+        except Exception:
+            if logging.raiseExceptions and sys.stderr is not None:
+                with contextlib.suppress(OSError):
+                    sys.stderr.write(f"--- Tape error ---\n{traceback.format_exc()}")
+                    sys.stderr.write(f"Lost event: {event[0]}\n")
 
     def has_more(self) -> bool:
         """Whether `read` would find something (one system call)."""

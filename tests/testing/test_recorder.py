@@ -14,6 +14,7 @@ from degu.base import ChunkedOutput, Output
 from degu.errors import EmptyHeadError
 from degu.testing import TempPKI, TempServer, TempSSLServer, UnmetError, check_leaks
 from degu.testing.faults import FaultyClient
+from tests.conftest import poll
 
 METHODS = multiprocessing.get_all_start_methods()
 BIG = bytes(range(256)) * 1000
@@ -165,7 +166,10 @@ def test_a_body_that_breaks_off_is_recorded_as_far_as_it_came(server):
     """What came is there, with the reason why it ended."""
     with FaultyClient("close", server.address, body_size=1000, after=500) as client:
         assert client.wait(5)
-        (request,) = server.wait_for_requests(1)
+        server.wait_for_requests(1)
+        # The echo is answered with a body that is still to be read.
+        poll(lambda: server.requests[0].body_size == 500)
+    (request,) = server.requests
     assert request.body == b"x" * 500
     assert request.status == 200 or "UnderFlowError" in request.error
 
@@ -438,3 +442,16 @@ def test_a_restarted_server_goes_on_where_it_was(ask):
         assert ask(server, "GET", "/a")[0] == 200
         assert [one.uri for one in server.requests] == ["/a", "/exit", "/a", "/a"]
         server.assert_all_met()
+
+
+def test_a_request_whose_beginning_was_lost_is_not_there():
+    """What is heard of it later does not hide those that follow."""
+    with TempServer(IPv4_LOOPBACK, None, app) as server:
+        server.client().get("/before")
+        link = server._link
+        assert link is not None
+        for event in (("body", 99, b"x", 1), ("met", 99, 0), ("answered", 99, 200, 0)):
+            link.requests.append(*event)
+        server.client().get("/after")
+        server.wait_for_requests(2)
+        assert [one.uri for one in server.requests] == ["/before", "/after"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import logging
 import multiprocessing
 import os
 import pickle
 import sys
 import threading
+from typing import Any
 
 import pytest
 
+from degu.client import Client
+from degu.server import Server
 from degu.testing.leaks import check_leaks
+from degu.testing.recorder import Link, Recorder, TapeHandler
 from degu.testing.tape import Tape, close_others
 
 METHODS = multiprocessing.get_all_start_methods()
@@ -122,3 +128,84 @@ def test_others_are_closed(tape):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert not other.closed
     other.close()
+
+
+@pytest.fixture
+def full_tape(tape):
+    """A tape on a disk without any room."""
+    full = os.open("/dev/full", os.O_RDWR)
+    os.dup2(full, tape._number)
+    os.close(full)
+    return tape
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="there is /dev/full")
+
+
+@on_linux
+def test_what_can_not_be_written_is_told(full_tape, capsys, monkeypatch):
+    """An order that is lost is an error, a note that is lost is only told."""
+    with pytest.raises(OSError, match="No space left"):
+        full_tape.append("want", 1)
+    full_tape.note("request", 1)
+    error = capsys.readouterr().err
+    assert error.startswith("--- Tape error ---\nTraceback")
+    assert error.endswith("No space left on device\nLost event: request\n")
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    full_tape.note("request", 1)
+    assert capsys.readouterr().err == ""
+
+
+@on_linux
+def test_a_server_without_room_for_its_tape_loses_no_request(full_tape, capsys):
+    """Every request is answered, and each event that got lost is told."""
+
+    def app(request: Any) -> Any:
+        body = request["body"]
+        return 200, "OK", {}, None if body is None else body.read()
+
+    orders = Tape()
+    recorder = Recorder(app, Link(full_tape, orders))
+    with Server(("127.0.0.1", 0), recorder).running() as server:
+        client = Client(server.address)
+        echo: Any = client.post("/", {}, b"hello").body
+        assert echo.read() == b"hello"
+        assert client.get("/").status == 200
+        client.close()
+    orders.close()
+    error = capsys.readouterr().err
+    assert error.count("No space left") == 5
+    for event in ("request", "body", "answered"):
+        assert f"Lost event: {event}" in error
+
+
+@on_linux
+def test_a_log_record_without_room_is_told_as_handlers_do(full_tape, capsys):
+    """By `logging.Handler.handleError`; the logger that it came from goes on."""
+    logger = logging.Logger("lone")
+    logger.addHandler(TapeHandler(full_tape))
+    logger.warning("it is %s", "late")
+    error = capsys.readouterr().err
+    assert error.startswith("--- Logging error ---")
+    assert "No space left" in error
+
+
+@on_linux
+def test_half_an_event_does_not_hide_those_that_follow(tape):
+    """What found room for its beginning alone is taken back."""
+    pid = os.fork()
+    if pid == 0:
+        import resource
+
+        tape.append("before")
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            tape.append("big", b"x" * 2000)
+        except OSError as error:
+            tape.append("lost", error.errno)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert tape.read() == [("before",), ("lost", errno.ENOSPC)]
+    tape.append("after")
+    assert tape.read() == [("after",)]
