@@ -20,7 +20,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
-import gc
 import importlib
 import logging
 import multiprocessing.util
@@ -38,8 +37,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from degu.address import Identity, identify_socket, unlink_socket, unlink_stale
+from degu.address import Identity, identify_socket, unlink_socket
 from degu.errors import shown
+from degu.guard import descendants, kill, start_guard
 
 log = logging.getLogger("degu.embed")
 
@@ -52,20 +52,11 @@ LOG_SECONDS = 1.0
 PARENT_POLL_SECONDS = 0.05
 """How often to ask for the parent where the system has no pidfd."""
 
-GUARD_SECONDS = 1.0
-"""How long the guard waits for a killed server to be gone."""
-
 CLOSE_SECONDS = 5.0
 """How long a server that ended by itself may take to close."""
 
 DATAGRAM_POLL_SECONDS = 0.02
 """How soon a socketserver of datagrams sees that it is to stop."""
-
-RESTART_PAUSES = (0.05, 5.0)
-"""First and longest pause before a failed server is started again; it doubles."""
-
-RESTART_STEADY_SECONDS = 10.0
-"""A server that ran this long failed for a new reason: the pauses begin anew."""
 
 
 class MainReentered(BaseException):
@@ -112,10 +103,7 @@ def run(plan: Plan, conn: Connection, parent: Connection | None) -> None:
     Raises `SystemExit` with the exit code of the process.
     """
     detach(plan)
-    if plan.restart:
-        code = Supervisor(plan, conn, parent).run()
-    else:
-        code = Child(plan, conn, parent).run()
+    code = Child(plan, conn, parent).run()
     if code:
         raise SystemExit(code)
 
@@ -172,7 +160,7 @@ class Child:
         self.deadline: float | None = None
         self.clean = False
         self.stopper: threading.Thread | None = None
-        self.news = start_guard(plan, conn, parent)
+        self.news = start_guard(plan.path, conn, parent)
 
     def run(self) -> int:
         """Build, report, serve, close; return the exit code."""
@@ -306,6 +294,16 @@ def leave(code: int) -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(code)
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit code in words, as 'exit code 3' or 'SIGSEGV'."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 # --- any server -------------------------------------------------------------------
@@ -589,364 +587,3 @@ def load_main(module: types.ModuleType, kind: str, where: str) -> types.CodeType
     module.__spec__ = spec
     found: types.CodeType = loader.get_code(where)
     return found
-
-
-# --- restarts ---------------------------------------------------------------------
-
-
-class Terminated(BaseException):
-    """SIGTERM came to a supervisor."""
-
-
-class Supervisor:
-    """A process that keeps the address, and starts the server in another one.
-
-    It runs no code of the user, so nothing of the user's can take it down; each server
-    is forked from it as it was at first.
-    """
-
-    def __init__(self, plan: Plan, conn: Connection, parent: Connection | None):
-        self.plan = plan
-        self.conn = conn
-        self.parent = parent
-        self.address: Any = None
-        self.identity: Identity | None = None
-        self.stopping = False
-        self.child: Connection | None = None
-        self.pid = 0
-
-    def run(self) -> int:
-        """Start the server until it ends without failing; return the exit code."""
-        signal.signal(signal.SIGTERM, self.on_sigterm)
-        if self.plan.levels is not None:
-            send_logs_home(self.conn, self.plan.levels)
-        try:
-            if self.plan.listen is not None:
-                self.plan = self.plan._replace(listener=self.plan.listen())
-                if self.plan.path is not None:
-                    self.identity = identify_socket(self.plan.path)
-            code = self.keep_up()
-            self.close()
-            return end_like(code)
-        except Terminated:
-            self.kill_server()
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            self.close()
-            os.kill(os.getpid(), signal.SIGTERM)
-        except OSError as exc:
-            send(self.conn, "error", *pack_error(exc))
-        finally:
-            self.close()
-        return 1
-
-    def on_sigterm(self, *_args: Any) -> None:
-        """Leave the loop, once."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    def keep_up(self) -> int:
-        """Run the server, again after each failure and a pause."""
-        first, longest = RESTART_PAUSES
-        pause = first
-        while True:
-            began = time.monotonic()
-            code = self.run_once()
-            if self.stopping or code == 0 or self.address is None:
-                return code
-            if time.monotonic() - began > RESTART_STEADY_SECONDS:
-                pause = first
-            log.warning(
-                "the server at %r ended with %s, starting it again in %.2f s",
-                self.address,
-                describe_exit(code),
-                pause,
-            )
-            self.pump([], pause)
-            if self.stopping:
-                send(self.conn, "exiting", True)
-                return 0
-            pause = min(2 * pause, longest)
-
-    def run_once(self) -> int:
-        """Fork a server and pass messages until it ends; return its exit code."""
-        self.child, theirs = multiprocessing.Pipe()
-        me = None
-        if self.parent is not None:
-            me = Connection(os.pidfd_open(os.getpid()), writable=False)
-        self.pid = os.fork()
-        if self.pid == 0:
-            self.be_server(theirs, me)
-        theirs.close()
-        if me is not None:
-            me.close()
-        while self.pump([self.child], None):
-            pass
-        _, status = os.waitpid(self.pid, 0)
-        self.pid = 0
-        self.child.close()
-        self.child = None
-        return os.waitstatus_to_exitcode(status)
-
-    def be_server(self, theirs: Connection, me: Connection | None) -> None:
-        """Go on as the server's process; does not return."""
-        code = 1
-        try:
-            assert self.child is not None
-            self.child.close()
-            self.conn.close()
-            pid = os.getppid()
-            plan = self.plan._replace(
-                parent_pid=pid, forked=True, restart=False, path=None
-            )
-            run(plan, theirs, me)
-            code = 0
-        except SystemExit as exc:
-            code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            leave(code)
-
-    def pump(self, children: list[Connection], seconds: float | None) -> bool:
-        """Pass messages on for a while; False when it is over with the child's."""
-        end = None if seconds is None else time.monotonic() + seconds
-        parents = [self.conn] if self.parent is None else [self.conn, self.parent]
-        while not (self.stopping and not children):
-            left = None if end is None else max(0.0, end - time.monotonic())
-            ready = wait([*parents, *children], left)
-            if not ready:
-                return False
-            if self.parent in ready:
-                self.die()
-            if self.conn in ready:
-                self.hear_parent()
-            if children and children[0] in ready:
-                return self.hear_child(children[0])
-        return False
-
-    def hear_parent(self) -> None:
-        """Take "stop": give the address up, and pass it on."""
-        try:
-            message = self.conn.recv()
-        except (EOFError, OSError):
-            self.die()
-        self.stopping = True
-        if self.plan.listener is not None:
-            self.plan.listener.close()
-        if self.child is not None:
-            send(self.child, *message)
-
-    def hear_child(self, child: Connection) -> bool:
-        """Pass one message home; False at the last."""
-        try:
-            data = child.recv_bytes()
-        except (EOFError, OSError):
-            return False
-        message = pickle.loads(data)
-        if message[0] == "ready":
-            self.hear_ready(message[1])
-        elif message[0] == "error" and self.address is not None:
-            log.error("the server did not start again: %s", message[3])
-        elif message[0] != "exiting" or self.stopping:
-            with contextlib.suppress(OSError):
-                self.conn.send_bytes(data)
-        return True
-
-    def hear_ready(self, address: Any) -> None:
-        """Report the address, and insist on it from then on."""
-        if self.address is None:
-            self.address = address
-            send(self.conn, "ready", address, self.plan.path, self.identity)
-        elif address != self.address:
-            log.error("restarted at %r instead of %r: ended", address, self.address)
-            self.stopping = True
-            self.kill_server()
-        else:
-            log.info("the server at %r is up again", address)
-
-    def kill_server(self) -> None:
-        """Kill the server's process and all that it started, and wait for it."""
-        if self.pid:
-            for pid in [*descendants(self.pid), self.pid]:
-                kill(pid)
-            with contextlib.suppress(OSError):
-                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-
-    def close(self) -> None:
-        """Give the address up."""
-        if self.plan.listener is not None:
-            self.plan.listener.close()
-        if self.plan.path is not None and self.plan.listener is not None:
-            unlink_socket(self.plan.path, self.identity)
-
-    def die(self) -> None:
-        """End because the parent did; does not return."""
-        self.kill_server()
-        self.close()
-        os._exit(1)
-
-
-def end_like(code: int) -> int:
-    """An exit code as it is; a signal is sent to ourselves as well."""
-    if code < 0:
-        with contextlib.suppress(OSError, ValueError):
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    return code
-
-
-def describe_exit(code: int | None) -> str:
-    """An exit code in words, as 'exit code 3' or 'SIGSEGV'."""
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-
-
-# --- the guard --------------------------------------------------------------------
-
-
-def start_guard(plan: Plan, conn: Connection, parent: Connection | None) -> int | None:
-    """Fork the guard of this process; return a pipe to tell it of a socket file.
-
-    A server whose threads all wait for one that does not let go of the interpreter
-    could not notice its parent's end in time. The guard has nothing else to do. It
-    also removes what a killed server leaves: its socket file and its own children.
-    Linux only, where pidfds tell it about both.
-    """
-    if parent is None:
-        return None
-    opened: list[int] = []
-    try:
-        opened.append(os.pidfd_open(os.getpid()))
-        opened += os.pipe()
-        pid = os.fork()
-    except OSError:
-        # Out of descriptors or processes: our own watching has to do.
-        for number in opened:
-            os.close(number)
-        return None
-    server, news, write = opened
-    if pid == 0:
-        try:
-            keep = [server, news, conn.fileno(), parent.fileno()]
-            close_others(keep)
-            Guard(os.getppid(), plan.path, *keep).run()
-        finally:
-            os._exit(0)
-    os.close(server)
-    os.close(news)
-    return write
-
-
-def close_others(keep: list[int]) -> None:
-    """Let go of everything that would outlive the server with us."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(null, number)
-    low = 3
-    for number in sorted(keep):
-        os.closerange(low, number)
-        low = number + 1
-    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
-
-
-class Guard:
-    """A process that ends the server with its parent, and clears up after it."""
-
-    def __init__(
-        self, pid: int, path: str | None, server: int, news: int, conn: int, parent: int
-    ) -> None:
-        self.pid = pid
-        self.path = path
-        self.identity: Identity | None = None
-        self.server = server
-        self.news = news
-        self.conn = conn
-        self.parent = parent
-
-    def run(self) -> None:
-        """Wait for the end of either, then clear up; the last act ends us too."""
-        gc.disable()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
-            file.write("degu-guard")
-        if self.watch():
-            self.kill_all()
-        self.clear_up()
-
-    def watch(self) -> bool:
-        """Whether the parent ended, and not the server."""
-        poll = select.poll()
-        poll.register(self.server, select.POLLIN)
-        poll.register(self.parent, select.POLLIN)
-        poll.register(self.news, select.POLLIN)
-        poll.register(self.conn, 0)
-        while True:
-            events = dict(poll.poll())
-            if self.news in events and not self.read_news():
-                poll.unregister(self.news)
-            if self.server in events:
-                return False
-            if self.parent in events or self.conn in events:
-                return True
-
-    def read_news(self) -> bool:
-        """Take note of the socket file; False when nothing more can come."""
-        data = os.read(self.news, 4096)
-        if data:
-            self.path, self.identity = pickle.loads(data)
-        return bool(data)
-
-    def kill_all(self) -> None:
-        """Kill the server and all that it started, also what left its session."""
-        others = [pid for pid in descendants(self.pid) if pid != os.getpid()]
-        kill(self.pid)
-        for pid in others:
-            kill(pid)
-        poll = select.poll()
-        poll.register(self.server, select.POLLIN)
-        poll.poll(GUARD_SECONDS * 1000)
-
-    def clear_up(self) -> None:
-        """Remove the socket file and end the server's process group."""
-        if select.select([self.news], [], [], 0)[0]:
-            self.read_news()
-        if self.path is not None:
-            if self.identity is None:
-                unlink_stale(self.path)
-            else:
-                unlink_socket(self.path, self.identity)
-        if os.getpgrp() == self.pid:
-            os.killpg(self.pid, signal.SIGKILL)
-
-
-def descendants(pid: int) -> list[int]:
-    """Every process that descends from `pid`, as far as the system shows (Linux)."""
-    try:
-        threads = {int(name) for name in os.listdir(f"/proc/{pid}/task")}
-    except OSError:
-        return []
-    found: list[int] = []
-    # The children of a thread that ends meanwhile become those of the main thread.
-    for thread in [*(threads - {pid}), pid]:
-        for each in _children(pid, thread):
-            if each not in found:
-                found += [each, *descendants(each)]
-    return found
-
-
-def _children(pid: int, thread: int) -> list[int]:
-    try:
-        with open(f"/proc/{pid}/task/{thread}/children") as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
-        return []
-
-
-def kill(pid: int) -> None:
-    """Kill a process that may be gone already."""
-    with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGKILL)

@@ -57,6 +57,7 @@ from degu.address import (
 )
 from degu.child import MainReentered, Package, Plan, ServerJob, ServiceJob
 from degu.errors import DiedError, StartError, StartTimeoutError, shown
+from degu.guard import descendants
 
 __all__ = [
     "EmbeddedSSLServer",
@@ -291,7 +292,7 @@ class _Core:
         """Hold on to processes that its end would take out of sight."""
         if self.finished or self.strays or not hasattr(os, "pidfd_open"):
             return
-        for pid in child.descendants(self.process.pid):
+        for pid in descendants(self.process.pid):
             with contextlib.suppress(OSError):
                 self.strays.append(os.pidfd_open(pid))
 
@@ -877,7 +878,7 @@ def _launch(
         else:
             plan = plan._replace(job=_Packing(job, method, reason))
         process = _PROCESSES[method](
-            target=child.run,
+            target=_find_target(plan),
             args=(plan, theirs, parent),
             name=f"{name}-{next(_numbers)}",
             daemon=True,
@@ -913,6 +914,15 @@ def _make_plan(job: ServiceJob | ServerJob, options: dict[str, Any]) -> Plan:
         given = {to: job.options[at] for at, to in known if at in job.options}
         plan = plan._replace(listen=partial(listen, job.address, **given))
     return plan
+
+
+def _find_target(plan: Plan) -> Callable[[Plan, Connection, Any], None]:
+    """What runs in the process."""
+    if not plan.restart:
+        return child.run
+    from degu import supervisor
+
+    return supervisor.run
 
 
 def _find_levels() -> dict[str, int]:
