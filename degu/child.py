@@ -32,7 +32,6 @@ import sys
 import threading
 import time
 import traceback
-import types
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
@@ -40,6 +39,7 @@ from typing import Any, NamedTuple
 from degu.address import Identity, identify_socket, unlink_socket
 from degu.errors import shown
 from degu.guard import descendants, kill, start_guard
+from degu.package import Package
 
 log = logging.getLogger("degu.embed")
 
@@ -59,15 +59,8 @@ DATAGRAM_POLL_SECONDS = 0.02
 """How soon a socketserver of datagrams sees that it is to stop."""
 
 
-class MainReentered(BaseException):
-    """A script without a main guard came to its own start of a server again."""
-
-
 watcher: threading.Thread | None = None
 """Our own thread in a server's process; it holds no lock that a fork could break."""
-
-importing_main = False
-"""True while the parent's script is imported for the sake of what it defines."""
 
 
 class Plan(NamedTuple):
@@ -527,63 +520,3 @@ def log_thread_error(args: Any) -> None:
     name = args.thread.name if args.thread is not None else "unknown"
     info = (args.exc_type, args.exc_value, args.exc_traceback)
     log.error("unhandled exception in thread %s", name, exc_info=info)
-
-
-# --- the parent's objects, under spawn and forkserver -----------------------------
-
-
-class Package:
-    """A job as pickled bytes, opened only when errors can be reported."""
-
-    def __init__(self, data: bytes, main: tuple[str, str] | None) -> None:
-        self.data = data
-        self.main = main
-
-    def open(self) -> Any:
-        """Unpickle; what the parent's script defines is imported first."""
-        if self.main is not None:
-            import_main(*self.main)
-        return pickle.loads(self.data)
-
-
-def import_main(kind: str, where: str) -> None:
-    """Run the parent's script under the name ``__mp_main__``, up to its first server.
-
-    Raises whatever the script raises.
-    """
-    global importing_main
-    if kind == "path" and getattr(sys.modules["__main__"], "__file__", "") == where:
-        return
-    module = types.ModuleType("__mp_main__")
-    code = load_main(module, kind, where)
-    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
-    process = multiprocessing.current_process()
-    importing_main = True
-    # A script that starts processes otherwise gets multiprocessing's own warning.
-    process._inheriting = True  # type: ignore[attr-defined]
-    try:
-        exec(code, module.__dict__)
-    except MainReentered:
-        pass
-    finally:
-        importing_main = False
-        del process._inheriting  # type: ignore[attr-defined]
-
-
-def load_main(module: types.ModuleType, kind: str, where: str) -> types.CodeType:
-    """Compile the script at a path, or the module of ``python -m name``."""
-    if kind == "path":
-        module.__file__ = where
-        with open(where, "rb") as file:
-            return compile(file.read(), where, "exec")
-    import importlib.util
-
-    spec = importlib.util.find_spec(where)
-    loader: Any = None if spec is None else spec.loader
-    if spec is None or loader is None:
-        raise ImportError(f"cannot import the main module {where!r} again")
-    module.__file__ = spec.origin
-    module.__package__ = spec.parent
-    module.__spec__ = spec
-    found: types.CodeType = loader.get_code(where)
-    return found

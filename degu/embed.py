@@ -37,16 +37,14 @@ import sys
 import threading
 import time
 import traceback
-import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal, Self
 
-from degu import child
+from degu import child, package
 from degu.address import (
     Address,
     Identity,
@@ -55,9 +53,10 @@ from degu.address import (
     listen,
     unlink_socket,
 )
-from degu.child import MainReentered, Package, Plan, ServerJob, ServiceJob
+from degu.child import Plan, ServerJob, ServiceJob
 from degu.errors import DiedError, StartError, StartTimeoutError, shown
 from degu.guard import descendants
+from degu.package import Packing, ShadowMain
 
 __all__ = [
     "EmbeddedSSLServer",
@@ -707,93 +706,6 @@ def _count_threads() -> int:
         return threading.active_count() - harmless
 
 
-class _Packing:
-    """A job that is pickled when the process starts, and opened late in it."""
-
-    def __init__(self, job: ServiceJob | ServerJob, method: str, reason: str) -> None:
-        self.job = job
-        self.method = method
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[Package], tuple[Any, ...]]:
-        main = _find_main()
-        try:
-            data = bytes(ForkingPickler.dumps(self.job))
-        except Exception as exc:
-            raise self.explain(exc) from exc
-        if b"__main__" not in data:
-            return Package, (data, None)
-        if main is None and not getattr(sys, "frozen", False):
-            raise self.explain(None)
-        return Package, (data, main)
-
-    def explain(self, error: Exception | None) -> StartError:
-        """The error for an object that can't be sent, which it names."""
-        name, value = self.find_culprit()
-        why = error or "it is defined in __main__, which is not a file to import"
-        return StartError(
-            f"{name}: {shown(value)} cannot be sent to a new process ({why}). "
-            f"The start method is {self.method!r}: {self.reason}. Define it at the top "
-            "level of a module, or pass 'module:attribute' instead, or set "
-            "EmbeddedServer.start_method = 'fork'"
-        )
-
-    def find_culprit(self) -> tuple[str, Any]:
-        """The first part of the job that can't be pickled, or imported again."""
-        for name, value in self.parts():
-            try:
-                data = bytes(ForkingPickler.dumps(value))
-            except Exception:
-                return name, value
-            if b"__main__" in data and _find_main() is None:
-                return name, value
-        return "build_args", self.job.build_args
-
-    def parts(self) -> Iterator[tuple[str, Any]]:
-        """What the user gave, with its names."""
-        yield "build_func", self.job.build_func
-        for number, value in enumerate(self.job.build_args):
-            yield f"build_args[{number}]", value
-        if isinstance(self.job, ServerJob):
-            yield "address", self.job.address
-            yield from self.job.options.items()
-            yield "sslconfig", self.job.sslconfig
-
-
-def _find_main() -> tuple[str, str] | None:
-    """Where the program's script can be imported from again, if anywhere."""
-    main = sys.modules["__main__"]
-    if isinstance(main, _ShadowMain):
-        main = main.shadowed
-    if getattr(sys, "frozen", False):
-        return None
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        name: str = spec.name
-        return None if name.split(".")[-1] == "__main__" else ("name", name)
-    path = getattr(main, "__file__", None)
-    if path is None or not os.path.isfile(path):
-        return None
-    return "path", os.path.abspath(path)
-
-
-class _ShadowMain(types.ModuleType):
-    """Stands for ``__main__``, without the two names by which it would be imported.
-
-    Under spawn and forkserver multiprocessing runs the program's script again in every
-    child, needed or not. Degu does so itself, and only for jobs that refer to it.
-    """
-
-    def __init__(self, main: types.ModuleType) -> None:
-        super().__init__("__main__")
-        self.shadowed = main
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "__file__":
-            raise AttributeError(name)
-        return getattr(self.shadowed, name)
-
-
 @contextlib.contextmanager
 def _quiet_start(method: str) -> Iterator[None]:
     """Start one process at a time, undisturbed by Ctrl-C and by warnings."""
@@ -814,7 +726,7 @@ def _quiet_start(method: str) -> Iterator[None]:
                 "ignore", r"This process .* is multi-threaded", DeprecationWarning
             )
         else:
-            sys.modules["__main__"] = _ShadowMain(main)
+            sys.modules["__main__"] = ShadowMain(main)
             stack.callback(sys.modules.__setitem__, "__main__", main)
         yield
 
@@ -848,8 +760,8 @@ def _start(
     job: ServiceJob | ServerJob, options: dict[str, Any], wanted: str | None, name: str
 ) -> tuple[_Core, Any]:
     """Start a process for `job` and wait for its address."""
-    if child.importing_main:
-        raise MainReentered
+    if package.importing_main:
+        raise package.MainReentered
     for old in list(_alive):
         if not old.is_alive():
             old.finish()
@@ -876,7 +788,7 @@ def _launch(
         if method == "fork":
             plan = plan._replace(forked=True)
         else:
-            plan = plan._replace(job=_Packing(job, method, reason))
+            plan = plan._replace(job=Packing(job, method, reason))
         process = _PROCESSES[method](
             target=_find_target(plan),
             args=(plan, theirs, parent),

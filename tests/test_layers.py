@@ -69,9 +69,10 @@ TABLE = {
     "files": row(6, "errors limits base rgi"),
     "apps": row(7, "errors limits address base client rgi forms files"),
     "guard": row(4, "address"),
-    "child": row(7, "errors address guard", lazy="server"),
+    "package": row(4, "errors"),
+    "child": row(7, "errors address guard package", lazy="server"),
     "supervisor": row(8, "address guard child"),
-    "embed": row(9, "errors limits address guard child", lazy="supervisor"),
+    "embed": row(9, "errors limits address guard package child", lazy="supervisor"),
     # Devices that trust each other: values, then files, then both ends of HTTP.
     "private": row(2, "errors"),
     "certificate": row(3, "errors"),
@@ -234,7 +235,7 @@ DOORS = {
     },
     "cryptography": {"certificate", "testing.pki"},
     "multipart": {"forms"},
-    "multiprocessing": {"child", "embed", "guard", "supervisor"},
+    "multiprocessing": {"child", "embed", "guard", "package", "supervisor"},
     "psutil": {"testing.leaks.probe"},
     "pytest": {"testing.plugin"},
     "socket": {
