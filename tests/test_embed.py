@@ -548,7 +548,7 @@ def test_a_process_that_does_not_react_is_terminated():
 
 def test_a_process_that_defies_sigterm_is_killed(monkeypatch):
     """After a while that is bounded too."""
-    monkeypatch.setattr("degu.embed.KILL_SECONDS", 0.2)
+    monkeypatch.setattr("degu.parent.KILL_SECONDS", 0.2)
     server = EmbeddedServer(LOOPBACK, embed_apps.defy_sigterm)
     server.terminate()
     assert server.process.exitcode == -signal.SIGKILL
@@ -557,7 +557,7 @@ def test_a_process_that_defies_sigterm_is_killed(monkeypatch):
 
 def test_a_stopped_process_is_killed(monkeypatch):
     """SIGSTOP: neither the pipe nor SIGTERM reach it."""
-    monkeypatch.setattr("degu.embed.KILL_SECONDS", 0.2)
+    monkeypatch.setattr("degu.parent.KILL_SECONDS", 0.2)
     server = EmbeddedServer(LOOPBACK, None, app)
     os.kill(server.pid, signal.SIGSTOP)
     assert server.stop(grace=0.1) == "killed"

@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 import pytest
 
-from degu import EmbeddedServer, embed
+from degu import EmbeddedServer, parent
 from degu.address import connect
 from tests.conftest import TIMEOUT_FACTOR, poll
 from tests.embed_apps import (
@@ -476,7 +476,7 @@ def test_the_garbage_collector_waits_for_no_lock():
     pid, held, done = server.pid, threading.Event(), threading.Event()
 
     def hold():
-        with embed._reader.lock:
+        with parent.reader.lock:
             held.set()
             done.wait(20)
 

@@ -71,8 +71,9 @@ TABLE = {
     "guard": row(4, "address"),
     "package": row(4, "errors"),
     "child": row(7, "errors address guard package", lazy="server"),
+    "parent": row(8, "errors address guard child"),
     "supervisor": row(8, "address guard child"),
-    "embed": row(9, "errors limits address guard package child", lazy="supervisor"),
+    "embed": row(9, "errors limits address package child parent", lazy="supervisor"),
     # Devices that trust each other: values, then files, then both ends of HTTP.
     "private": row(2, "errors"),
     "certificate": row(3, "errors"),
@@ -165,8 +166,8 @@ TABLE = {
         lazy="testing.leaks",
     ),
     "testing.servers": row(
-        18,
-        "errors address child client embed testing.recorder testing.report"
+        11,
+        "errors address child client parent embed testing.recorder testing.report"
         " testing.tape",
         lazy="apps server tls testing.leaks testing.pki",
     ),
@@ -235,7 +236,7 @@ DOORS = {
     },
     "cryptography": {"certificate", "testing.pki"},
     "multipart": {"forms"},
-    "multiprocessing": {"child", "embed", "guard", "package", "supervisor"},
+    "multiprocessing": {"child", "embed", "guard", "package", "parent", "supervisor"},
     "psutil": {"testing.leaks.probe"},
     "pytest": {"testing.plugin"},
     "socket": {

@@ -15,8 +15,8 @@ from degu.embed import (
     EmbeddedServer,
     EmbeddedService,
     EmbeddedSSLServer,
-    Ending,
 )
+from degu.parent import Ending
 from degu.testing import report
 from degu.testing.recorder import (
     RECORDED_BODY_SIZE,
