@@ -6,18 +6,27 @@ from bench.small import Arena
 from bench.tools import Row, Settings, Table, processes
 
 NUMBERS = (1, 2, 8, 64)
-SERVERS = ("degu", "degu, pure Python", "http.server", "granian wsgi")
+SERVERS = (
+    "degu",
+    "degu, pure Python",
+    "degu, 2 workers",
+    "http.server",
+    "granian wsgi",
+)
+BUSY = ("degu, busy app", "degu, busy app, 2 workers")
 COUNT = 20_000
 
 
-def measure_number(settings: Settings, number: int) -> list[Table]:
-    """Every connection has one request under way at any time."""
+def take_rounds(
+    settings: Settings, number: int, names: tuple[str, ...], total: float
+) -> tuple[dict[str, Row], dict[str, Row]]:
+    """Rates and latencies; every connection has one request under way at any time."""
     rates: dict[str, Row] = {}
     latest: dict[str, Row] = {}
     with processes() as start:
         arena = Arena(settings, start, None)
         turns = {}
-        for name in SERVERS:
+        for name in names:
             address, _ = arena.server(name)
             words = [str(arena.raw), "load", address, str(arena.request), str(number)]
             turns[name] = start(words)
@@ -25,11 +34,17 @@ def measure_number(settings: Settings, number: int) -> list[Table]:
             rates[name], latest[name] = Row(name, []), Row(name, [])
         for _ in range(settings.rounds):
             for name, driver in turns.items():
-                count = max(number * 20, int(COUNT * settings.seconds))
+                count = max(number * 20, int(total * settings.seconds))
                 rate, median, late, most, fewest = driver.ask(count).split()
                 rates[name].samples.append(float(rate))
                 latest[name].samples.append(float(late))
                 latest[name].note = f"p50 {median}, slowest {most}, fewest {fewest}"
+    return rates, latest
+
+
+def measure_number(settings: Settings, number: int) -> list[Table]:
+    """The smallest app, of several servers."""
+    rates, latest = take_rounds(settings, number, SERVERS, COUNT)
     for rows in (rates, latest):
         for row in rows.values():
             row.base = rows["http.server"].median
@@ -48,8 +63,22 @@ def measure_number(settings: Settings, number: int) -> list[Table]:
     ]
 
 
+def measure_busy(settings: Settings) -> Table:
+    """What a second worker adds where the load generator needs little of the CPUs."""
+    rates, _ = take_rounds(settings, 8, BUSY, COUNT / 5)
+    for row in rates.values():
+        row.base = rates[BUSY[0]].median
+    return Table(
+        "many-busy",
+        "8 connections, unpinned, an app that computes 200 microseconds in Python",
+        "requests/s",
+        list(rates.values()),
+        digits=0,
+    )
+
+
 def measure(settings: Settings) -> list[Table]:
     tables = []
     for number in NUMBERS:
         tables += measure_number(settings, number)
-    return tables
+    return [*tables, measure_busy(settings)]

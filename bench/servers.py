@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import thread_time
 from typing import Any
 
 BODY = b"Hello, world!"
@@ -42,6 +43,26 @@ def run_degu(address: str) -> None:
 
     where = address if address[0] == "/" else ("::1", int(address), 0, 0)
     Server(where, rgi_app, max_connections=4096, timeout=600).serve_forever()
+
+
+def burn_app(request: dict[str, Any]) -> Any:
+    """Compute for 200 microseconds, in Python, before the same answer."""
+    until = thread_time() + 200e-6
+    while thread_time() < until:
+        pass
+    return rgi_app(request)
+
+
+def run_workers(app: Any, workers: int) -> Callable[[str], None]:
+    """Share the address between processes."""
+
+    def run(address: str) -> None:
+        from degu import EmbeddedServer
+
+        options = {"max_connections": 4096, "timeout": 600, "workers": workers}
+        EmbeddedServer(("::1", int(address), 0, 0), None, app, **options).wait()
+
+    return run
 
 
 def run_http_server(address: str) -> None:
@@ -113,6 +134,9 @@ GRANIAN = ("granian", "--host", "::1", "--port", "PORT", "--workers", "1", "--no
 SERVERS: dict[str, Callable[[str], None]] = {
     "degu": run_degu,
     "degu, pure Python": run_degu,
+    "degu, 2 workers": run_workers(rgi_app, 2),
+    "degu, busy app": run_workers(burn_app, 1),
+    "degu, busy app, 2 workers": run_workers(burn_app, 2),
     "granian wsgi": run_program(
         *GRANIAN, "--interface", "wsgi", "bench.servers:wsgi_app"
     ),

@@ -34,12 +34,15 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from degu.address import Identity, identify_socket, unlink_socket
 from degu.errors import shown
 from degu.guard import descendants, kill, start_guard
 from degu.package import Package
+
+if TYPE_CHECKING:
+    from degu.sharing import Share
 
 log = logging.getLogger("degu.embed")
 
@@ -85,6 +88,17 @@ class Plan(NamedTuple):
 
     listener: socket.socket | None = None
     """That socket, once it is made."""
+
+    workers: int = 1
+    """How many processes serve."""
+
+    share: Share | None = None
+    """The place of this one among them, if there are others."""
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether the process that is started has others serve."""
+        return self.restart or self.workers > 1
 
 
 # --- the work of run() ------------------------------------------------------------
@@ -179,6 +193,10 @@ class Child:
             job = job.open()
         if self.plan.listener is not None:
             job = job._replace(address=self.plan.listener)
+        if self.plan.share is not None:
+            from degu.sharing import SharedListener
+
+            job = job._replace(address=SharedListener(job.address, self.plan.share))
         server = job()
         if not callable(getattr(server, "serve_forever", None)):
             raise TypeError(
@@ -324,12 +342,21 @@ class ServerJob(NamedTuple):
 
     def __call__(self) -> Any:
         """Build it."""
-        from degu.server import Server, SSLServer
-
+        plain, secure = find_servers(self.address)
         app = build_app(self.build_func, self.build_args)
         if self.sslconfig is None:
-            return Server(self.address, app, **self.options)
-        return SSLServer(self.sslconfig, self.address, app, **self.options)
+            return plain(self.address, app, **self.options)
+        return secure(self.sslconfig, self.address, app, **self.options)
+
+
+def find_servers(address: Any) -> tuple[Any, Any]:
+    """The classes of servers for an address, without and with TLS."""
+    sharing = sys.modules.get("degu.sharing")
+    if sharing is not None and isinstance(address, sharing.SharedListener):
+        return sharing.SharingServer, sharing.SharingSSLServer
+    from degu.server import Server, SSLServer
+
+    return Server, SSLServer
 
 
 def build_app(build_func: Any, build_args: tuple[Any, ...]) -> Any:
@@ -451,6 +478,15 @@ def pack_error(exc: BaseException) -> tuple[bytes | None, str, str]:
     return (data if len(data) < MESSAGE_CHARS else None), cut(last), cut(text)
 
 
+def is_writable(conn: Connection) -> bool:
+    """Wait until the parent has room for a record, not for ever."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(conn.fileno(), select.POLLOUT)
+    return bool(poll.poll(LOG_SECONDS * 1000))
+
+
 class HomeHandler(logging.Handler):
     """Send log records to the parent, in which they are handled again."""
 
@@ -464,7 +500,7 @@ class HomeHandler(logging.Handler):
         """Send `record`; it is dropped where the parent reads nothing for a second."""
         try:
             data = pickle.dumps(("log", self.pack(record)))
-            if self.writable():
+            if is_writable(self.conn):
                 self.conn.send_bytes(data)
             else:
                 self.dropped += 1
@@ -472,14 +508,6 @@ class HomeHandler(logging.Handler):
             self.dropped += 1
         except Exception:
             self.handleError(record)
-
-    def writable(self) -> bool:
-        """Wait until the parent has room for a record, not for ever."""
-        if not hasattr(select, "poll"):
-            return True
-        poll = select.poll()
-        poll.register(self.conn.fileno(), select.POLLOUT)
-        return bool(poll.poll(LOG_SECONDS * 1000))
 
     def pack(self, record: logging.LogRecord) -> dict[str, Any]:
         """The attributes of `record`, with nothing in them that can't be pickled."""

@@ -49,6 +49,7 @@ from degu.address import (
 )
 from degu.child import Plan, ServerJob, ServiceJob
 from degu.errors import DiedError, shown
+from degu.limits import EMBED_OPTIONS, SERVER_OPTIONS, check_options
 from degu.package import Packing, ShadowMain
 from degu.parent import PROCESSES, Core, Ending
 
@@ -62,13 +63,10 @@ __all__ = [
 
 _numbers = itertools.count(1)
 
-START_TIMEOUT = 10.0
-"""Seconds that a server has to report its address, unless told otherwise."""
+_SERVICE_OPTIONS = {k: v for k, v in EMBED_OPTIONS.items() if k != "workers"}
 
 STOP_GRACE = 5.0
 """Seconds that requests in flight have at `stop()`, unless told otherwise."""
-
-EMBED_OPTIONS = ("start_timeout", "restart", "log")
 
 
 # --- starting ---------------------------------------------------------------------
@@ -212,15 +210,19 @@ def _launch(
 
 
 def _make_plan(job: ServiceJob | ServerJob, options: dict[str, Any]) -> Plan:
-    restart = options["restart"] is not None
-    plan = Plan(job, os.getpid(), restart=restart)
+    plan = Plan(
+        job,
+        os.getpid(),
+        restart=options["restart"] is not None,
+        workers=options["workers"],
+    )
     if options["log"]:
         plan = plan._replace(levels=_find_levels())
     if not isinstance(job, ServerJob) or isinstance(job.address, socket.socket):
         return plan
     if isinstance(job.address, str):
         plan = plan._replace(path=job.address)
-    if restart:
+    if plan.is_supervised:
         known = ("backlog", "backlog"), ("socket_mode", "mode")
         given = {to: job.options[at] for at, to in known if at in job.options}
         plan = plan._replace(listen=partial(listen, job.address, **given))
@@ -229,7 +231,7 @@ def _make_plan(job: ServiceJob | ServerJob, options: dict[str, Any]) -> Plan:
 
 def _find_target(plan: Plan) -> Callable[[Plan, Connection, Any], None]:
     """What runs in the process."""
-    if not plan.restart:
+    if not plan.is_supervised:
         return child.run
     from degu import supervisor
 
@@ -285,10 +287,12 @@ class EmbeddedService:
         **options: Any,
     ) -> None:
         _check_build_func(build_func)
-        _check_names(options)
         self.build_func: Any = build_func
         self.build_args = build_args
         self.options = options
+        _take_options(options)
+        # One that makes its own socket can't share it.
+        check_options(options, _SERVICE_OPTIONS)
         self._begin(ServiceJob(build_func, build_args))
 
     def _begin(self, job: ServiceJob | ServerJob) -> None:
@@ -514,6 +518,7 @@ def _make_job(
     elif not (callable(build_args[0]) or _is_name(build_args[0])):
         raise TypeError(f"app: expected a callable, got {shown(build_args[0])}")
     rest = {k: v for k, v in options.items() if k not in EMBED_OPTIONS}
+    check_options(rest, SERVER_OPTIONS)
     return ServerJob(address, build_func, build_args, rest, sslconfig)
 
 
@@ -544,31 +549,18 @@ def _check_sslconfig(sslconfig: object) -> None:
         )
 
 
-def _check_names(options: dict[str, Any]) -> None:
-    for name in options:
-        if name not in EMBED_OPTIONS:
-            known = ", ".join(EMBED_OPTIONS)
-            raise TypeError(f"unknown option {name!r}, expected one of: {known}")
-
-
 def _take_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that are ours, checked."""
-    timeout = options.get("start_timeout", START_TIMEOUT)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"start_timeout: expected seconds, got {shown(timeout)}")
-    if not 0 < timeout < float("inf"):
-        raise ValueError(f"start_timeout: expected seconds above 0, got {timeout!r}")
+    """The options that are ours, checked; the others are not looked at."""
     restart = options.get("restart")
-    if restart not in (None, "on-failure"):
+    if isinstance(restart, str) and restart != "on-failure":
         raise ValueError(
             f"restart: expected None or 'on-failure', got {shown(restart)}"
         )
-    if restart is not None and not hasattr(os, "fork"):
-        raise ValueError("restart: not on this system, it needs os.fork()")
-    logs = options.get("log", True)
-    if not isinstance(logs, bool):
-        raise TypeError(f"log: expected True or False, got {shown(logs)}")
-    return {"start_timeout": timeout, "restart": restart, "log": logs}
+    ours = {name: value for name, value in options.items() if name in EMBED_OPTIONS}
+    found = check_options(ours, EMBED_OPTIONS)
+    if (restart is not None or found["workers"] > 1) and not hasattr(os, "fork"):
+        raise ValueError("restart, workers: not on this system, they need os.fork()")
+    return found
 
 
 def _do_nothing(_exitcode: int | None) -> None:

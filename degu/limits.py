@@ -121,6 +121,15 @@ calls small, small enough to stay in the processor's cache."""
 JOIN_SIZE = 64 * 1024
 """A body of at most so many bytes is joined to its head, to leave in one call."""
 
+# Embedded servers (`degu.embed`)
+
+START_TIMEOUT = 10.0
+"""Seconds an embedded server has to report its address (option `start_timeout`)."""
+
+MAX_WORKERS = 64
+"""Processes of one embedded server (option `workers`). Each costs memory, and more of
+them than processors add nothing; over it, somebody mistook the number's meaning."""
+
 # Forms (`degu.forms`), each an option of `read_form`
 
 MAX_FORM_PARTS = 1000
@@ -255,6 +264,22 @@ SSL_CLIENT_OPTIONS: Mapping[str, Option] = {
     ),
 }
 """The options of `SSLClient`."""
+
+EMBED_OPTIONS: Mapping[str, Option] = {
+    "start_timeout": Option(START_TIMEOUT, _seconds, _SECONDS),
+    "restart": Option(
+        None,
+        lambda value: value is None or value == "on-failure",
+        "None or 'on-failure'",
+    ),
+    "log": Option(True, lambda value: isinstance(value, bool), "True or False"),
+    "workers": Option(
+        1,
+        lambda value: _count(value) and value <= MAX_WORKERS,
+        f"an int from 1 to {MAX_WORKERS}",
+    ),
+}
+"""What `EmbeddedServer` takes beside the options of `Server`."""
 
 
 def check_options(

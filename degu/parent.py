@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from degu.address import Identity, unlink_socket
 from degu.child import describe_exit
 from degu.errors import DiedError, StartError, StartTimeoutError
 from degu.guard import descendants
+from degu.limits import MAX_WORKERS
 
 log = logging.getLogger("degu.embed")
 
@@ -149,6 +151,7 @@ class Core:
         self.identity: Identity | None = None
         self.callbacks: list[Callable[[int | None], object]] = []
         self.strays: list[int] = []  # pidfds
+        self.workers: deque[int] = deque(maxlen=MAX_WORKERS)  # pids
         self.asked = False
         self.silent = False
         self.finished = False
@@ -229,6 +232,8 @@ class Core:
         for number in self.strays:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(number, signal.SIGKILL)
+                # It may be our child by now, if we are PID 1 or the like.
+                os.waitid(os.P_PIDFD, number, os.WEXITED)
             os.close(number)
         self.strays.clear()
         if self.path is not None:
@@ -236,7 +241,8 @@ class Core:
         if self.conn is not None:
             self.conn.close()
         if hasattr(os, "killpg"):
-            _reap_orphans(pid)
+            for group in [pid, *self.workers]:
+                _reap_orphans(group)
 
     def note_strays(self) -> None:
         """Hold on to processes that its end would take out of sight."""
@@ -268,9 +274,15 @@ class Core:
             try:
                 while self.conn is not None and self.conn.poll():
                     messages.append(self.conn.recv())
+                    self.note_worker(messages[-1])
             except (EOFError, OSError):
                 self.hang_up()
         return messages
+
+    def note_worker(self, message: tuple[Any, ...]) -> None:
+        """Remember the processes that a supervisor starts."""
+        if message[0] == "worker":
+            self.workers.append(message[1])
 
     def hang_up(self) -> None:
         """Nothing more can come, which is not yet the end of the process."""
@@ -330,6 +342,7 @@ class Core:
             case ("error", data, last, text):
                 raise unpack_error(data, last) from ChildTraceback(text)
             case _:
+                self.note_worker(message)
                 self.hear(message)
 
     # --- stopping

@@ -358,9 +358,10 @@ def test_parents_killed_at_random_leave_nothing(tmp_path):
         method = START_METHODS[number % 3]
         moment = ("start", "idle", "request")[number // 3 % 3]
         how = rng.choice(WAYS if moment != "start" else WAYS[:4])
-        restart = {"options": {"restart": "on-failure"}} if number % 5 == 4 else {}
+        options: dict[str, Any] = {"restart": "on-failure"} if number % 5 == 4 else {}
+        options |= {"workers": 2} if number % 4 == 3 else {}
         address = rng.choice([LOOPBACK, str(tmp_path / f"{number}.sock")])
-        with Parent(method, address=address, **restart) as parent:
+        with Parent(method, address=address, options=options) as parent:
             kill_parent(parent, moment, how, rng)
             parent.popen.wait()
             parent.assert_all_gone()

@@ -70,10 +70,11 @@ TABLE = {
     "apps": row(7, "errors limits address base client rgi forms files"),
     "guard": row(4, "address"),
     "package": row(4, "errors"),
-    "child": row(7, "errors address guard package", lazy="server"),
-    "parent": row(8, "errors address guard child"),
-    "supervisor": row(8, "address guard child"),
-    "embed": row(9, "errors limits address package child parent", lazy="supervisor"),
+    "sharing": row(7, "server"),
+    "child": row(8, "errors address guard package", lazy="server sharing"),
+    "parent": row(9, "errors limits address guard child"),
+    "supervisor": row(9, "address guard child", lazy="sharing"),
+    "embed": row(10, "errors limits address package child parent", lazy="supervisor"),
     # Devices that trust each other: values, then files, then both ends of HTTP.
     "private": row(2, "errors"),
     "certificate": row(3, "errors"),
@@ -167,8 +168,8 @@ TABLE = {
     ),
     "testing.servers": row(
         11,
-        "errors address child client parent embed testing.recorder testing.report"
-        " testing.tape",
+        "errors limits address child client parent embed testing.recorder"
+        " testing.report testing.tape",
         lazy="apps server tls testing.leaks testing.pki",
     ),
     "testing.fixtures": row(
@@ -247,6 +248,7 @@ DOORS = {
         "embed",
         "joining",
         "server",
+        "sharing",
         "testing.faults",
         "testing.leaks.sockets",
         "testing.pki",

@@ -16,6 +16,7 @@ from degu.embed import (
     EmbeddedService,
     EmbeddedSSLServer,
 )
+from degu.limits import MAX_WORKERS
 from degu.parent import Ending
 from degu.testing import report
 from degu.testing.recorder import (
@@ -36,6 +37,8 @@ __all__ = ["SharedServer", "TempSSLServer", "TempServer", "TempService"]
 # Apps of tests are often local functions, which only a fork can take along; and the
 # threads of a test runner wait for input, they hold no lock that a child could need.
 _START_METHOD = "fork" if sys.platform == "linux" else None
+
+_SEVERAL = range(2, MAX_WORKERS + 1)
 
 
 class _Temporary(EmbeddedService):
@@ -146,6 +149,12 @@ class _Recorded(Observed, _Temporary):
 
     def _begin(self, job: ServiceJob | ServerJob) -> None:
         self._observe(None)
+        workers = self.options.get("workers")
+        if self._recorded_body_size is not None and workers in _SEVERAL:
+            raise ValueError(
+                f"workers: expected 1, as each would count its requests from 0, "
+                f"or record=False beside it, got {workers}"
+            )
         self._preload()
         if self._recorded_body_size is not None and isinstance(job, ServerJob):
             link = Link(Tape(), Tape(), self._recorded_body_size, _name_leaks())
