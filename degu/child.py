@@ -164,6 +164,7 @@ class Child:
         self.server: Any = None
         self.path = plan.path
         self.identity: Identity | None = None
+        self.is_guest = False
         self.deadline: float | None = None
         self.clean = False
         self.stopper: threading.Thread | None = None
@@ -193,6 +194,7 @@ class Child:
             job = job.open()
         if self.plan.listener is not None:
             job = job._replace(address=self.plan.listener)
+        self.is_guest = isinstance(getattr(job, "address", None), socket.socket)
         if self.plan.share is not None:
             from degu.sharing import SharedListener
 
@@ -206,8 +208,8 @@ class Child:
         return server
 
     def note_path(self, address: Any) -> None:
-        """Tell the guard which file to remove."""
-        if isinstance(address, str) and self.plan.listener is None:
+        """Tell the guard which file to remove; not if somebody else made it."""
+        if isinstance(address, str) and not self.is_guest:
             self.path = os.path.abspath(address)
             self.identity = identify_socket(self.path)
             if self.news is not None:

@@ -359,6 +359,37 @@ def test_a_worker_that_fails_is_replaced_if_that_is_wished_for(
     assert not os.path.exists(address)
 
 
+def test_the_file_of_a_given_socket_is_its_makers(start_method, tmp_path):
+    """No worker's end removes it, since there are others; nor does the server's."""
+    address = str(tmp_path / "sock")
+    options = {"workers": 2, "restart": "on-failure"}
+    with listen(address) as sock:
+        with EmbeddedServer(sock, None, app, **options) as server:
+            for _ in range(2):
+                victim = find_workers(server.address).pop()
+                os.kill(victim, signal.SIGKILL)
+                assert_gone(victim)
+                # Its guard, a child of it, clears up after it.
+                poll(lambda: len(list_guards(server.pid)) <= 2, 5, "the guard gone")
+        assert os.path.exists(address)
+    # The control: the file of an address is gone with the server.
+    other = str(tmp_path / "other")
+    EmbeddedServer(other, None, app, **options).stop()
+    assert not os.path.exists(other)
+
+
+def list_guards(pid):
+    """The guards below a process."""
+    every = psutil.Process(pid).children(recursive=True)
+    return [one for one in every if describe(one).startswith("degu-guard")]
+
+
+def describe(process):
+    with contextlib.suppress(psutil.Error):
+        return process.name()
+    return ""
+
+
 def look_for_two(address, *known):
     """The pids of new workers."""
     with connect(address, 20) as one, connect(address, 20) as two:
