@@ -412,7 +412,14 @@ class EmbeddedServer(EmbeddedService):
 
     The server is ``Server(address, build_func(*build_args), **options)``, made in the
     new process. With None for `build_func` the one argument after it is the app. The
-    options of `EmbeddedService` are taken out of `options` before.
+    options of `EmbeddedService` are taken out of `options` before, and one more:
+
+    `workers`
+        How many processes serve the address (1, at most `degu.limits.MAX_WORKERS`).
+        With more than one, `build_func` is called in each of them, they share nothing
+        but the listening socket, and `process` and `pid` are those of a process that
+        watches over them. The end of one without being told to is the end of all, or
+        with `restart` it is replaced. Not on Windows.
 
     Raises what `EmbeddedService` raises, and `OSError` if `address` can't be bound.
     """

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from degu import limits, wire
-from degu.limits import CLIENT_OPTIONS, SERVER_OPTIONS, SSL_CLIENT_OPTIONS
+from degu.limits import (
+    CLIENT_OPTIONS,
+    EMBED_OPTIONS,
+    SERVER_OPTIONS,
+    SSL_CLIENT_OPTIONS,
+)
 from tests import corpus
 
 DOC = Path(__file__).parent.parent / "doc"
@@ -39,14 +44,14 @@ def test_page_names_each_status_of_the_corpus():
 def test_page_names_each_constant_of_the_limits():
     """Each constant is on the page, which takes its value and reason from the code."""
     constants = {name for name in vars(limits) if re.fullmatch("[A-Z][A-Z_]+", name)}
-    constants -= {"SERVER_OPTIONS", "CLIENT_OPTIONS", "SSL_CLIENT_OPTIONS"}
+    constants -= {name for name in constants if name.endswith("_OPTIONS")}
     assert set(re.findall(r"^\.\. autodata:: (\w+)$", LIMITS, re.M)) == constants
     assert len(constants) > 30
 
 
-def find_rows() -> dict[str, list[str]]:
-    """The table of options: name to cells."""
-    table = LIMITS.split(".. list-table::")[1].split("\n\n>>>")[0]
+def find_rows(number: int = 1) -> dict[str, list[str]]:
+    """A table of options: name to cells."""
+    table = LIMITS.split(".. list-table::")[number].split("\n\n>>>")[0]
     rows = re.findall(r"   \* - ``(\w+)``\n((?:     -.*\n?)+)", table)
     return {name: re.findall(r"- ?(.*)", cells) for name, cells in rows}
 
@@ -60,6 +65,15 @@ def test_page_names_each_option_with_its_default():
         assert default.split(",")[0] == str(known[name].default), name
     client = CLIENT_OPTIONS["timeout"].default
     assert rows["timeout"][0] == f"{limits.TIMEOUT}, client {client}"
+
+
+def test_page_names_each_option_of_embedded_servers():
+    """The second table, with what is accepted in the words of the errors."""
+    options = {
+        name: [str(option.default), option.expected]
+        for name, option in EMBED_OPTIONS.items()
+    }
+    assert find_rows(2) == options
 
 
 @pytest.mark.parametrize("name", sorted({**SSL_CLIENT_OPTIONS, **SERVER_OPTIONS}))
