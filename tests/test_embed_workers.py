@@ -154,7 +154,9 @@ def test_workers_speak_tls(start_method):
         def look():
             with client.connect() as one, client.connect() as two:
                 for conn in (one, two):
-                    pids.add(int(conn.get("/pid").body.read()))
+                    body = conn.get("/pid").body
+                    assert body is not None
+                    pids.add(int(body.read()))
             return len(pids) == 2
 
         poll(look, 20, "both workers")
@@ -317,7 +319,8 @@ def test_the_end_of_one_worker_is_the_end_of_all(path, code, start_method, tmp_p
     """And told as the crash that it is."""
     address = str(tmp_path / "sock")
     server = EmbeddedServer(address, None, app, workers=2)
-    pids, told = find_workers(address), []
+    pids = find_workers(address)
+    told: list[int] = []
     server.on_exit(told.append)
     assert request(address, path) == b""
     assert server.wait(20) == code

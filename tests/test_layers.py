@@ -167,7 +167,7 @@ TABLE = {
         lazy="testing.leaks",
     ),
     "testing.servers": row(
-        11,
+        18,
         "errors limits address child client parent embed testing.recorder"
         " testing.report testing.tape",
         lazy="apps server tls testing.leaks testing.pki",

@@ -548,5 +548,7 @@ def test_client_looks_before_it_sends():
 def test_stub_tells_the_truth():
     """`_wire.pyi` names what is there, with the parameters that are there."""
     stubtest = pytest.importorskip("mypy.stubtest")
-    options = stubtest.parse_options(["degu._wire", "--concise", "--ignore-disjoint-bases"])
+    options = stubtest.parse_options(
+        ["degu._wire", "--concise", "--ignore-disjoint-bases"]
+    )
     assert stubtest.test_stubs(options) == 0

@@ -62,7 +62,7 @@ def _list_listener_pipes() -> set[str]:
     Both are made anew whenever a server is started, also for the sake of one that
     was there before.
     """
-    reader = getattr(sys.modules.get("degu.embed"), "_reader", None)
+    reader = getattr(sys.modules.get("degu.parent"), "reader", None)
     wake = getattr(reader, "wake", None)
     if wake is None:
         return set()

@@ -28,7 +28,7 @@ def is_harmless_thread(found: Found) -> bool:
     thread = _find_thread(found.number)
     if thread is None:
         return False
-    reader = getattr(sys.modules.get("degu.embed"), "_reader", None)
+    reader = getattr(sys.modules.get("degu.parent"), "reader", None)
     if thread is getattr(reader, "thread", None):
         return True
     # A debugger's threads come when it attaches, and say so.
