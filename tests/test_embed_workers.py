@@ -320,7 +320,7 @@ def test_the_end_of_one_worker_is_the_end_of_all(path, code, start_method, tmp_p
     address = str(tmp_path / "sock")
     server = EmbeddedServer(address, None, app, workers=2)
     pids = find_workers(address)
-    told: list[int] = []
+    told: list[int | None] = []
     server.on_exit(told.append)
     assert request(address, path) == b""
     assert server.wait(20) == code
