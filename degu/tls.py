@@ -261,19 +261,28 @@ def build_pinned_sslctx(certificate: bytes) -> ssl.SSLContext:
     if not certificate:
         # The system's CAs would take the place of what is not there.
         raise ValueError("certificate: expected DER, got none")
-    sslctx = ssl.create_default_context(cadata=certificate)
+    sslctx = _notice_truncation(ssl.create_default_context(cadata=certificate))
     sslctx.minimum_version = ssl.TLSVersion.TLSv1_3
     sslctx.check_hostname = False
     return sslctx
 
 
 def _build_sslctx(purpose: ssl.Purpose, sslconfig: SSLConfig) -> ssl.SSLContext:
-    sslctx = _load_trust(purpose, sslconfig)
+    sslctx = _notice_truncation(_load_trust(purpose, sslconfig))
     sslctx.minimum_version = _parse_minimum_version(sslconfig)
     if sslctx.minimum_version < ssl.TLSVersion.TLSv1_3:
         sslctx.set_ciphers(TLS_1_2_CIPHERS)
     if "cert_file" in sslconfig:
         _load_certificate(sslctx, sslconfig)
+    return sslctx
+
+
+def _notice_truncation(sslctx: ssl.SSLContext) -> ssl.SSLContext:
+    """`sslctx`, for which an end without a close_notify is an error.
+
+    Early releases of CPython 3.11 take it for a proper one unless told so.
+    """
+    sslctx.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     return sslctx
 
 
@@ -574,7 +583,7 @@ def explain(error: OSError) -> str:
             "this side refused the peer's certificate: certificate verify failed: "
             f"{error.verify_message.rstrip('.')}"
         )
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+    if is_ragged_eof(error) or isinstance(error, ssl.SSLZeroReturnError):
         return "the peer closed the connection without completing the TLS handshake"
     if isinstance(error, ConnectionError):
         return f"the peer broke the connection off ({error.strerror})"
@@ -612,7 +621,7 @@ def who_refused(error: BaseException) -> Literal["this side", "the peer"] | None
         return "the peer" if isinstance(error, EmptyHeadError) else None
     reason = getattr(error, "reason", None) or ""
     alerted = isinstance(error, ssl.SSLError) and "_ALERT_" in reason
-    broken_off = isinstance(error, ConnectionError | ssl.SSLEOFError)
+    broken_off = isinstance(error, ConnectionError) or is_ragged_eof(error)
     return "the peer" if alerted or broken_off else None
 
 
@@ -629,7 +638,9 @@ def is_ragged_eof(error: BaseException) -> bool:
 
     Harmless between two messages, where many peers do it; elsewhere a truncation.
     """
-    return isinstance(error, ssl.SSLEOFError)
+    # The same in early releases of CPython 3.11.
+    unnamed = getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"
+    return isinstance(error, ssl.SSLEOFError) or unnamed
 
 
 def is_plain_http(error: BaseException | None) -> bool:

@@ -199,11 +199,14 @@ _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _PATH_CHARS = r"0-9A-Za-z\-._~!$&'()*+,;=:@/|\[\]^"
 _QUERY_CHARS = _PATH_CHARS + r"?{}`\\"
 
+# Only single classes are possessive here: possessive groups, as in "(?:...)*+", match too
+# much in CPython before 3.11.5. What a group repeats begins differently each time, so
+# that there is nothing to try again.
 _match_token = _lazy(_TOKEN)
 _match_version = _lazy(r"HTTP/[0-9]\.[0-9]")
 _match_target = _lazy(
-    rf"(/(?:[{_PATH_CHARS}]++|%[0-9A-Fa-f]{{2}})*+)"
-    rf"(?:\?((?:[{_QUERY_CHARS}]++|%[0-9A-Fa-f]{{2}})*+))?+"
+    rf"(/(?:[{_PATH_CHARS}]++|%[0-9A-Fa-f]{{2}})*)"
+    rf"(?:\?((?:[{_QUERY_CHARS}]++|%[0-9A-Fa-f]{{2}})*))?"
 )
 _match_absolute = _lazy(r"([A-Za-z][A-Za-z0-9+.\-]*+)://([^/?#]*+)(.*+)")
 # A segment counts as a dot segment also where decoding %2F, %5C or a backslash
@@ -212,7 +215,7 @@ _find_dot_segment = _lazy(
     r"(?i:(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:/|%2f|%5c|\Z))", "search"
 )
 _match_host = _lazy(
-    r"(?P<name>(?=.{1,253}(?::|\Z))[A-Za-z0-9_\-]++(?:\.[A-Za-z0-9_\-]++)*+\.?"
+    r"(?P<name>(?=.{1,253}(?::|\Z))[A-Za-z0-9_\-]++(?:\.[A-Za-z0-9_\-]++)*\.?"
     r"|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
 )
 _match_group = _lazy(r"[0-9A-Fa-f]{1,4}")
@@ -225,10 +228,10 @@ _match_value = _lazy(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
 _match_length = _lazy(rf"0|[1-9][0-9]{{0,{MAX_CONTENT_LENGTH_DIGITS - 1}}}")
 _match_status_line = _lazy(r"HTTP/1\.([01]) ([1-5][0-9][0-9]) ([\t -~]*+)")
 _match_reason = _match_value
-_match_chunk_head = _lazy(r"([0-9A-Fa-f]{1,8})(?:;(.*+))?+")
-_QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*+"'
-_EXTENSION = rf"[\t ]*+{_TOKEN}[\t ]*+(?:=[\t ]*+(?:{_TOKEN}|{_QUOTED}))?+"
-_match_extension = _lazy(rf"{_EXTENSION}(?:[\t ]*+;{_EXTENSION})*+")
+_match_chunk_head = _lazy(r"([0-9A-Fa-f]{1,8})(?:;(.*+))?")
+_QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'
+_EXTENSION = rf"[\t ]*+{_TOKEN}[\t ]*+(?:=[\t ]*+(?:{_TOKEN}|{_QUOTED}))?"
+_match_extension = _lazy(rf"{_EXTENSION}(?:[\t ]*+;{_EXTENSION})*")
 _find_illegal = _lazy(rb"[^\t\r\n -~]|(?<!\r)\n|\r(?!\n|\Z)", "search")
 
 

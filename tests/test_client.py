@@ -1022,6 +1022,7 @@ response = connection.get("/")
 class Cycle: pass
 cycle = Cycle()
 cycle.me, cycle.connection = cycle, client.connect()
+cycle.connection.get("/")  # its thread runs: early CPython 3.11 may crash on a new one
 """
 
 
