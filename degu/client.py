@@ -215,6 +215,8 @@ class Connection(_Verbs):
             raise
         if "connection" in headers and wire.says_close(headers):
             self._last = True
+        if self._last and self._body is None:
+            self.close()  # the server may be waiting for that
         return response
 
     def _exchange(self, method: str, start: bytes, rest: Body) -> Response:

@@ -686,9 +686,7 @@ class _Handler:
         """Tell the peer what it did wrong, by a status alone; then it is over."""
         self.stream.error = error
         if isinstance(error, ProtocolError):
-            with suppress(DeguError):
-                self.stream.send(_bare(error.status, error.reason))
-            self.stream.linger()
+            self.dismiss(error.status, error.reason)
         return False
 
     def fail_app(self, error: BaseException, body: Input | ChunkedInput | None) -> bool:
@@ -703,10 +701,15 @@ class _Handler:
         if error is self.stream.error or (body is not None and error is body.error):
             return self.answer(error)
         log.error("%s: the app failed", self.peer, exc_info=error)
-        with suppress(DeguError):
-            self.stream.send(_bare(500, "Internal Server Error"))
-        self.stream.linger()
+        self.dismiss(500, "Internal Server Error")
         return False
+
+    def dismiss(self, status: int, reason: str) -> None:
+        """Answer by a status alone, and close once the peer has read it."""
+        with suppress(DeguError):
+            self.stream.send(_bare(status, reason))
+        self.busy = False  # a shutdown need not wait for that
+        self.stream.linger()
 
     def break_off(self, error: Exception) -> bool:
         """End a response that can't be completed, so that the peer notices."""

@@ -704,9 +704,12 @@ def frame_headers(
     except ParseError as error:
         raise AppError(f"headers: {error}") from None
     if found != (framing or None):
+        if found is None:
+            expected = f"expected none (method {method}, status {status})"
+            size = "one in chunks" if framing == CHUNKED else f"{framing} bytes"
+            raise AppError(f"body: {expected}, got {size}")
         raise AppError(
-            f"headers: they frame a body of {found or 0}, the body has "
-            f"{framing or 0} (method {method}, status {status})"
+            f"headers: they frame a body of {found}, the body has {framing or 0}"
         )
     return headers
 

@@ -372,6 +372,20 @@ def test_connection_close_is_obeyed():
         assert connection.closed
 
 
+def test_the_server_hears_at_once_that_the_last_response_was_read():
+    """It waits for that; nobody has to look at `closed` first."""
+    data = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        options = limits.check_options({}, limits.CLIENT_OPTIONS)
+        connection = Connection(ours, "localhost", options)
+        theirs.sendall(data)
+        assert connection.get("/").body is None
+        theirs.settimeout(20)
+        assert theirs.recv(100).startswith(b"GET / ")
+        assert theirs.recv(100) == b""
+
+
 def test_a_request_with_connection_close_is_the_last():
     """Whatever the server thinks of it."""
     with ScriptedServer([READ, OK]) as server:

@@ -177,7 +177,7 @@ def test_a_validator_refuses_a_body_that_was_read():
         ((200, "OK", {}, "text"), "body: expected None, bytes"),
         ((200, "OK", {}, [b"hello"]), "body: expected None, bytes"),
         ((204, "No Content", {}, b"hello"), "headers: "),
-        ((304, "Not Modified", {}, b"hello"), "headers: "),
+        ((304, "Not Modified", {}, b"hello"), "body: expected none"),
     ],
 )
 def test_a_validator_refuses_a_bad_response_and_blames_the_app(response, match: str):

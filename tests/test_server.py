@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from degu import limits
+from degu import base, limits
 from degu.base import ChunkedOutput, FileOutput, Input, Output, make_output_from_input
 from degu.errors import DeguError, PeerError, TLSError
 from degu.rgi import Validator
@@ -1495,6 +1495,21 @@ def test_shutdown_may_be_called_again():
         assert server.shutdown() is True
         assert server.shutdown(0) is True
         assert server.shutdown(float("inf")) is True
+
+
+@pytest.mark.parametrize("uri", [b"/", b"/fail", b"//\\0"])
+def test_shutdown_waits_for_no_peer_that_was_answered(uri, monkeypatch):
+    """Nor for one that keeps its end open after an error; it still gets the answer."""
+    monkeypatch.setattr(base, "LINGER_TIMEOUT", 10 * TIMEOUT)
+
+    def app(request: dict[str, Any]) -> Any:
+        assert request["uri"] == "/"
+        return hello(request)
+
+    with serve(app) as server, connect(server) as sock:
+        sock.sendall(GET.replace(b"/", uri, 1))
+        assert sock.recv(9) == b"HTTP/1.1 "
+        assert server.shutdown(TIMEOUT) is True
 
 
 def test_shutdown_cuts_off_what_outlasts_its_grace():
