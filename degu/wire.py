@@ -199,9 +199,9 @@ _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _PATH_CHARS = r"0-9A-Za-z\-._~!$&'()*+,;=:@/|\[\]^"
 _QUERY_CHARS = _PATH_CHARS + r"?{}`\\"
 
-# Only single classes are possessive here: possessive groups, as in "(?:...)*+", match too
-# much in CPython before 3.11.5. What a group repeats begins differently each time, so
-# that there is nothing to try again.
+# Only single classes are possessive here: possessive groups, as in "(?:...)*+", match
+# too much in early CPython 3.11. What a group repeats begins differently each time,
+# so that there is nothing to try again.
 _match_token = _lazy(_TOKEN)
 _match_version = _lazy(r"HTTP/[0-9]\.[0-9]")
 _match_target = _lazy(
