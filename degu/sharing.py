@@ -89,16 +89,16 @@ class SharingServer(Server):
         self._note()
         super().serve_forever()
 
-    def _note(self, more: int = 0) -> None:
+    def _note(self) -> None:
         with self._lock:
-            self.sock.share.note(len(self._handlers) + more)
+            self.sock.share.note(len(self._handlers))
 
     def _accept(self) -> tuple[socket.socket, Any] | None:
+        return super()._accept() if self.sock.wait_turn() else None
+
+    def _accept_ready(self) -> None:
+        super()._accept_ready()
         self._note()
-        accepted = super()._accept() if self.sock.wait_turn() else None
-        if accepted is not None:
-            self._note(1)
-        return accepted
 
     def _forget(self, handler: Any) -> None:
         super()._forget(handler)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 
 import pytest
 
 from degu.address import connect, listen
-from degu.sharing import YIELD_SECONDS, SharedListener, make_shares
-from tests.conftest import TIMEOUT_FACTOR
-from tests.embed_apps import LOOPBACK
+from degu.sharing import YIELD_SECONDS, SharedListener, SharingServer, make_shares
+from tests.conftest import TIMEOUT_FACTOR, poll
+from tests.embed_apps import LOOPBACK, app
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,18 @@ def test_who_is_ahead_leaves_a_connection_to_another():
         thread.join()
         assert not sock.wait_turn()
         client.close()
+
+
+def test_what_is_counted_are_the_connections_that_are_there():
+    """Not those that went before they were accepted."""
+    share, _ = make_shares(2)
+    sock = SharedListener(listen(LOOPBACK), share)
+    server = SharingServer(sock, app)
+    for _ in range(3):
+        connect(server.address, 5).close()
+    with server.running():
+        poll(lambda: not select.select([sock], [], [], 0)[0], 5, "all accepted")
+        poll(lambda: share.loads[0] == 0, 5, "none counted")
+        with connect(server.address, 5), connect(server.address, 5):
+            poll(lambda: share.loads[0] == 2, 5, "two counted")
+        poll(lambda: share.loads[0] == 0, 5, "none left")
