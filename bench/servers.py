@@ -60,7 +60,10 @@ def run_workers(app: Any, workers: int) -> Callable[[str], None]:
         from degu import EmbeddedServer
 
         options = {"max_connections": 4096, "timeout": 600, "workers": workers}
-        EmbeddedServer(("::1", int(address), 0, 0), None, app, **options).wait()
+        server = EmbeddedServer(("::1", int(address), 0, 0), None, app, **options)
+        # The address is bound before all the workers serve it.
+        print("ready", flush=True)
+        server.wait()
 
     return run
 
@@ -157,6 +160,8 @@ SERVERS: dict[str, Callable[[str], None]] = {
         *("--log-level", "warning", "--keep-alive", "600", "bench.servers:wsgi_app"),
     ),
 }
+ANNOUNCED = ("degu, 2 workers", "degu, busy app", "degu, busy app, 2 workers")
+"""Those that say when they are ready."""
 
 if __name__ == "__main__":
     SERVERS[sys.argv[1]](sys.argv[2])

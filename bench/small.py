@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.clients import CLIENTS
-from bench.servers import SERVERS
+from bench.servers import ANNOUNCED, SERVERS
 from bench.tools import (
     Process,
     Settings,
@@ -56,7 +56,9 @@ class Arena:
         python = python_of(peers=not name.startswith("degu"))
         command = [python, "-m", "bench.servers", name, address]
         process = self.start(command, cpu=self.cpu, **twin(name))
-        if kind == "unix":
+        if name in ANNOUNCED:
+            process.read()
+        elif kind == "unix":
             wait_for_file(unix)
         else:
             wait_for(int(address), process)
@@ -106,7 +108,7 @@ def measure_servers(settings: Settings) -> Table:
         arena = Arena(settings, start, settings.cpu)
         turns = {}
         for name in SERVERS:
-            if name.startswith("degu") and name not in OURS:
+            if name in ANNOUNCED:
                 continue  # those need more than one CPU
             address, _ = arena.server(name)
             turns[name] = arena.raw_client(address)
