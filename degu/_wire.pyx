@@ -168,10 +168,11 @@ cdef extern from *:
     #define send(fd, data, size, flags) (errno = ENOSYS, -1)
     #define EPOLLIN 0
     #define EPOLLRDHUP 0
-    #define EPOLLET 0
+    #define EPOLLONESHOT 0
     #define EPOLL_CLOEXEC 0
     #define EPOLL_CTL_ADD 0
     #define EPOLL_CTL_DEL 0
+    #define EPOLL_CTL_MOD 0
     #define epoll_create1(flags) (-1)
     #define epoll_ctl(epoll, what, fd, event) (-1)
     #define epoll_wait(epoll, events, most, millis) (0)
@@ -210,12 +211,13 @@ cdef extern from *:
     bint would_block "degu_would_block"() nogil
     int set_errno "degu_set_errno"(int number) nogil
     enum:
-        EPOLLET
+        EPOLLONESHOT
         EPOLLIN
         EPOLLRDHUP
         EPOLL_CLOEXEC
         EPOLL_CTL_ADD
         EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
     union epoll_data:
         int fd
     struct epoll_event:
@@ -1100,7 +1102,7 @@ cdef class Kept:
     cdef dict session
     cdef bint plain
     cdef bint parked  # it waits, and a leader may take it
-    cdef bint more  # something came while it did not wait
+    cdef bint taken  # because something came, or because it waited for too long
     cdef bint expired
     cdef int fd  # under which the kernel tells of it, or -1
     cdef unsigned long thread  # that serves it
@@ -1216,6 +1218,9 @@ cdef class Pool:
             self.epoll = -1
 
     cdef int _leave(self, Kept kept) except -1:
+        if kept.parked:  # only after an error of the pool itself
+            kept.parked = False
+            self.waiting.remove(kept)
         if kept.fd >= 0 and self.watched.get(kept.fd) is kept:
             del self.watched[kept.fd]
             if kept.sock.fileno() == kept.fd:  # else the kernel knows it no more
@@ -1233,7 +1238,7 @@ cdef class Pool:
                 kept = self._choose(kept)
                 try:
                     count = self._receive(kept, buffer)
-                except OSError as error:
+                except (OSError, ValueError) as error:  # ValueError: TLS was ended
                     outcome = error
                 else:
                     if count >= 0:
@@ -1292,8 +1297,6 @@ cdef class Pool:
 
     cdef Kept _choose(self, Kept kept):
         """The connection to receive from: where others wait too, not always this one."""
-        if kept.more:
-            return kept
         if (
             not kept.plain
             or self.members < 2
@@ -1317,9 +1320,9 @@ cdef class Pool:
         cdef bint expired = kept.expired
         cdef ssize_t count
         cdef int failure
-        if not kept.more:
+        if not kept.taken:
             return _receive_any(kept.sock, kept.plain, buffer)
-        kept.more = kept.expired = False
+        kept.taken = kept.expired = False
         count = recv_from(kept.sock.fileno(), buffer, RECEIVE, MSG_DONTWAIT)
         failure = errno
         if count < 0 and (expired or not would_block()):
@@ -1328,15 +1331,14 @@ cdef class Pool:
         return count
 
     cdef bint _watch(self, Kept kept) except -1:
-        """Have the kernel tell of a connection, from now until it leaves."""
+        """Have the kernel tell once of what has come on a connection, or will."""
         cdef epoll_event event
-        if kept.fd >= 0:
-            return True
         if self.epoll < 0:
             self.epoll = epoll_create1(EPOLL_CLOEXEC)
         event.data.fd = kept.sock.fileno()
-        # By edges: once for what comes, however often somebody looks.
-        event.events = EPOLLIN | EPOLLRDHUP | EPOLLET
+        event.events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT
+        if kept.fd >= 0:
+            return epoll_ctl(self.epoll, EPOLL_CTL_MOD, event.data.fd, &event) == 0
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, event.data.fd, &event) < 0:
             return False
         kept.fd = event.data.fd
@@ -1350,6 +1352,8 @@ cdef class Pool:
         cdef double left
         cdef int at
         cdef int count = epoll_wait(self.epoll, events, EVENTS, 0)
+        if count < 0 and errno != EINTR:
+            PyErr_SetFromErrno(OSError)
         count_turn(&self.watch)
         if count == 0:
             left = min(max(self.waiting.first.deadline - now(), 0), LONGEST)
@@ -1359,7 +1363,7 @@ cdef class Pool:
             end_waiting(&self.watch)
         for at in range(count):
             kept = self.watched.get(events[at].data.fd)
-            if kept is not None:
+            if kept is not None and kept.parked:
                 self._make_ready(kept)
         kept = self.waiting.first
         if kept is not None and kept.deadline <= now():
@@ -1367,11 +1371,10 @@ cdef class Pool:
             self._make_ready(kept)
 
     cdef int _make_ready(self, Kept kept) except -1:
-        kept.more = True
-        if kept.parked:
-            kept.parked = False
-            self.waiting.remove(kept)
-            self.ready.add(kept)
+        kept.parked = False
+        kept.taken = True
+        self.waiting.remove(kept)
+        self.ready.add(kept)
 
     # which thread leads
 

@@ -278,7 +278,11 @@ class Server:
         me = threading.get_ident()
         with self._lock:
             handlers = dict(self._handlers)
-        return {one: since for one, since in handlers.items() if one.thread != me}
+        return {
+            one: since
+            for one, since in handlers.items()
+            if one.thread != me or not one.busy  # it served that one before
+        }
 
     def _drain(self, deadline: float) -> bool:
         """Wait for the connections to end; the idle ones are told to."""
@@ -439,7 +443,10 @@ class _Handler:
         """
         handler, got = self, None
         while handler.attend(got):
-            handler, got = handler.wait()
+            try:
+                handler, got = handler.wait()
+            except Exception as error:  # the app has closed the socket, say
+                got = error
 
     def attend(self, got: Any) -> bool:
         """Do what there is to do until the next request; whether there may be one.

@@ -14,14 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from degu.client import Client, Connection
+from degu.errors import DeguError
 from degu.server import Server
 from tests.conftest import poll
-from tests.transports import TIMEOUT
+from tests.transports import TIMEOUT, Transport
 
 Request = dict[str, Any]
 Answer = tuple[int, str, dict[str, Any], Any]
@@ -57,6 +59,12 @@ def connections(server: Server, number: int) -> Iterator[list[Connection]]:
             for one in every:
                 assert get(one, "/warm").startswith(b"/warm")
         yield every
+
+
+def address_of(server: Server) -> tuple[str, int]:
+    """Where a socket connects to."""
+    assert isinstance(server.address, tuple)
+    return server.address[:2]
 
 
 def get(connection: Connection, uri: str) -> bytes:
@@ -209,6 +217,8 @@ def test_an_app_may_shut_its_own_server_down():
     with serving(app) as server, connections(server, 4) as every:
         servers.append(server)
         assert get(every[2], "/stop") == b"/stop"
+        # The same thread has served the others, which must end all the same.
+        poll(lambda: all(one.closed for one in every), 2, "the end of the others")
 
 
 def test_a_session_keeps_its_thread():
@@ -270,8 +280,7 @@ def test_connections_come_and_go_at_any_point():
         connections(server, 4) as every,
         ThreadPoolExecutor(12) as threads,
     ):
-        assert isinstance(server.address, tuple)
-        address = server.address[:2]
+        address = address_of(server)
         jobs = [threads.submit(misbehave, seed) for seed in range(8)]
         jobs += [
             threads.submit(ask_often, one, seed, 60) for seed, one in enumerate(every)
@@ -303,6 +312,70 @@ def test_a_socket_closed_by_the_app_is_nobody_elses():
                     for one in (*new, every[0], every[3]):
                         ask_often(one, seed, 5)
         poll(lambda: not server._handlers, what="the end of all connections")
+
+
+WHOLE = b"GET /whole HTTP/1.1\r\nhost: localhost\r\n\r\n"
+LARGE = WHOLE[:-2] + b"x: %b\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "answers"),
+    [
+        pytest.param(b"", 1, id="alone"),
+        pytest.param(
+            b"POST /a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 30000\r\n\r\n"
+            + bytes(30_000),
+            2,
+            id="behind-a-body",
+        ),
+        pytest.param(
+            LARGE % (b"y" * (8192 - len(LARGE) + 2)), 2, id="behind-a-whole-buffer"
+        ),
+    ],
+)
+def test_nothing_that_came_is_overlooked(before: bytes, answers: int):
+    """Neither a request that came together with another, nor the end of the peer."""
+    with (
+        serving(echo, timeout=TIMEOUT) as server,
+        connections(server, 3) as every,
+        socket.create_connection(address_of(server), TIMEOUT) as sock,
+    ):
+        for one in every:  # so that there are others, busy ones
+            assert get(one, "/busy") == b"/busy"
+        sock.sendall(WHOLE)
+        assert sock.recv(65536).endswith(b"/whole")
+        sock.sendall(before + WHOLE)
+        sock.shutdown(socket.SHUT_WR)
+        begun = time.monotonic()
+        data = b"".join(iter(lambda: sock.recv(65536), b""))
+        assert data.count(b"HTTP/1.1 200 OK") == answers
+        assert time.monotonic() - begun < TIMEOUT / 2
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_peer_that_the_app_throws_out_gives_its_place_back(is_tls: bool):
+    """By its socket, which the app has from on_connect, between two requests."""
+
+    class App:
+        def on_connect(self, session: dict[str, Any], sock: socket.socket) -> bool:
+            self.sock = sock
+            return True
+
+        def __call__(self, request: Request) -> Answer:
+            # The answer finds the socket shut or closed, and so does the next read.
+            if is_tls:
+                self.sock.shutdown(socket.SHUT_RDWR)
+            else:
+                self.sock.close()
+            return 200, "OK", {}, None
+
+    transport = Transport("ipv4+tls" if is_tls else "ipv4", Path())
+    with transport.serve(App(), max_connections=2) as server:
+        for _ in range(5):
+            with transport.make_client(server).connect() as connection:
+                with contextlib.suppress(DeguError, OSError):
+                    connection.get("/")
+                poll(lambda: not server._handlers, what="the place to be free")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
