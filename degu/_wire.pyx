@@ -51,7 +51,7 @@ cdef extern from *:
     #include <time.h>
 
     #define TICK 1000000 /* nanoseconds after which the deputy looks at the leader */
-    #define QUIET_TICKS 50 /* ticks without a request after which it sleeps */
+    #define QUIET_TICKS 8 /* ticks without a request after which it sleeps */
     #define LOAD(of) __atomic_load_n(&(of), __ATOMIC_SEQ_CST)
     #define STORE(to, value) __atomic_store_n(&(to), (value), __ATOMIC_SEQ_CST)
 
@@ -1311,6 +1311,7 @@ cdef class Pool:
         self._lead()
         while self.ready.first is None:
             self._poll()
+            self._lead()
         kept = self.ready.first
         self.ready.remove(kept)
         return kept
@@ -1381,11 +1382,15 @@ cdef class Pool:
     cdef int _lead(self) except -1:
         """Become the leader, at once or when this thread is called."""
         cdef unsigned long thread = PyThread_get_thread_ident()
+        # Once called, it may come too late: then the deputy leads, or nobody does.
+        while self.leader != thread:
+            if self.leader == 0:
+                self.leader = thread
+            else:
+                self._follow(thread)
+
+    cdef int _follow(self, unsigned long thread) except -1:
         cdef Follower me
-        if self.leader == 0:
-            self.leader = thread
-        if self.leader == thread:
-            return 0
         prepare_follower(&me, thread)
         me.next = self.followers
         self.followers = &me

@@ -642,13 +642,14 @@ class _InputBody:
         return b"" if self.closed else self._read(size)
 
     def _read(self, size: int) -> bytes:
-        pieces: list[bytes] = []
+        # One buffer, as a peer's pieces may be of a byte each.
+        data = bytearray()
+        buffer = memoryview(bytearray(min(size, COPY_SIZE)))
         while size and not self.closed:
-            buffer = bytearray(min(size, COPY_SIZE))
-            count = self.readinto(buffer)
-            pieces.append(bytes(memoryview(buffer)[:count]))
+            count = self.readinto(buffer[:size])
+            data += buffer[:count]
             size -= count
-        return b"".join(pieces)
+        return bytes(data)
 
     def _read_all(self) -> bytes:
         data = self._read(MAX_READ_SIZE)

@@ -65,13 +65,13 @@ class Door:
         if self.origins == "*":
             return
         origin = headers.get("origin")
-        site = headers.get("sec-fetch-site")
-        if origin is None and site not in ("same-origin", "none", None):
-            # An image or a link has no Origin; its Referer names the page.
+        if origin is None:
+            if headers.get("sec-fetch-site") in ("same-origin", "none", None):
+                return
+            # An image or a link has no Origin; its Referer names the page. One of our
+            # own may have been sent on here by another site, so that is no proof.
             origin = "/".join(headers.get("referer", "null").split("/", 3)[:3])
-        elif origin is None:
-            return
-        if origin.lower() == f"{self.scheme}://{host.lower()}":
+        elif origin.lower() == f"{self.scheme}://{host.lower()}":
             return
         if origin.lower() not in self.origins:
             raise ForbiddenOriginError(

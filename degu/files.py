@@ -328,6 +328,8 @@ class _Upload:
             offset = file.seek(0)
             file.truncate()
         if offset != start:
+            if offset == 0:
+                self._remove(part)
             return 409, "Conflict", {"upload-offset": str(offset)}, None
         body = self.request["body"]
         if body is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from degu.address import Address
 from degu.certificate import check_certificate
-from degu.errors import PairingError, ParseError
+from degu.errors import PairingError, ParseError, shown
 from degu.identity import Identity
 from degu.invitation import TOKEN_SIZE, Invitation
 from degu.pairing import (
@@ -313,6 +313,15 @@ class PairingApp:
         token = parse_hex(fields, "token", TOKEN_SIZE)
         peer = parse_peer_fields(fields)
         check_certificate(peer.certificate)
+        if peer.certificate == self.me.certificate:
+            raise PairingError("invitation: expected another device, got this one")
+        known = self.store.get(peer.fingerprint)
+        if known is not None and known.name != peer.name:
+            # Nothing here proves whose key it is: no guest may rename another device.
+            raise PairingError(
+                f"invitation: expected the name {shown(known.name)}, under which this "
+                f"device is known, got {shown(peer.name)}"
+            )
         with self._lock:
             end = self._tokens.pop(token, None)
         if end is None or end <= self.clock():

@@ -235,12 +235,17 @@ class Peer:
         return format_fingerprint(self.fingerprint)
 
 
+BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Fillers of Hangul and Braille: printable by their class, but nobody sees them."""
+
+
 def _check_name(name: str) -> None:
     # isprintable() is also False for what turns the direction of a line around.
     if (
         not isinstance(name, str)
         or not 0 < len(name) <= MAX_NAME_LENGTH
         or not name.isprintable()
+        or not BLANKS.isdisjoint(name)
         or name != name.strip()
     ):
         raise ValueError(

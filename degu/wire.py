@@ -636,8 +636,10 @@ def _format_field(name: str, value: Any) -> bytes:
             f"headers: {name}: expected a str of visible ASCII without "
             f"surrounding blanks, got {shown(value)}"
         )
-    line = f"\r\n{name}: {value}".encode("ascii")
-    _field_lines.keep((name, value), value, line)
+    # Joined and not formatted: a subclass of str may format as something else.
+    line = "".join(("\r\n", name, ": ", value)).encode("ascii")
+    if type(name) is type(value) is str:
+        _field_lines.keep((name, value), value, line)
     return line
 
 

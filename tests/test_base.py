@@ -7,6 +7,7 @@ import io
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -1068,3 +1069,15 @@ def test_a_stream_that_is_dropped_closes_its_socket(pair):
 def test_the_twin_in_use_is_said_by_one_name():
     """`degu.base.wire` is what every other module speaks through."""
     assert base.wire.parse_target("/a")[0] == ["a"]
+
+
+def test_reading_tiny_chunks_takes_the_memory_of_their_data():
+    """Not that of an object each: a peer could multiply what it sends."""
+    number = 50_000
+    body = ChunkedInput(io.BytesIO(b"2\r\nab\r\n" * number + b"0\r\n\r\n"))
+    tracemalloc.start()
+    try:
+        assert len(body.read()) == 2 * number
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()

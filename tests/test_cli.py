@@ -22,9 +22,9 @@ from degu import cli
 from degu.base import Output
 from degu.cli import main
 from degu.cli.addresses import parse_bind, parse_url
-from degu.cli.command import EXIT_CODES
+from degu.cli.command import EXIT_CODES, CommandError
 from degu.cli.console import Progress
-from degu.cli.get import PART_SUFFIX
+from degu.cli.get import PART_SUFFIX, _open_own
 from degu.cli.put import format_digest
 from degu.client import Client, SSLClient
 from degu.files import PART_SUFFIX as FILES_PART_SUFFIX
@@ -282,6 +282,24 @@ def test_any_address_family_can_be_written(text, address):
 def test_urls_lead_to_addresses(text, target):
     """Literals, names (IPv6 first), Unix sockets; what is not ASCII is quoted."""
     assert tuple(parse_url(text)) == target
+
+
+def test_a_part_is_nobody_elses_file(tmp_path):
+    """Its name can be foreseen, and a folder may be shared with others."""
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_bytes(b"precious")
+    link.symlink_to(victim)
+    with pytest.raises(OSError, match=r"link"), open(link, "ab", opener=_open_own):
+        pass
+    link.unlink()
+    os.link(victim, link)
+    with (
+        pytest.raises(CommandError, match="one's own"),
+        open(link, "ab", opener=_open_own),
+    ):
+        pass
+    with open(tmp_path / "new", "ab", opener=_open_own) as file:
+        assert file.tell() == 0
 
 
 def test_a_part_is_called_as_the_server_calls_it():

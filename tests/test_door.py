@@ -124,6 +124,9 @@ def test_fetch_metadata_of_another_site_is_refused(site: str):
     door = make_door()
     host = "localhost:8080"
     assert check(door, host=host, sec_fetch_site=site) == "ForbiddenOriginError"
+    # From a page of ours to another site, which sent the browser on to us.
+    back = {"sec_fetch_site": site, "referer": f"http://{host}/page"}
+    assert check(door, host=host, **back) == "ForbiddenOriginError"
     evil = {"sec_fetch_site": site, "referer": "https://evil.example/page"}
     assert check(door, host=host, **evil) == "ForbiddenOriginError"
 

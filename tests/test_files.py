@@ -769,6 +769,8 @@ def test_an_upload_goes_on_where_it_stopped(uploads, folder):
     assert (response.status, response.headers["upload-offset"]) == (202, "1000")
     response = uploads.head("/up.bin", digest)
     assert (response.status, response.headers["upload-offset"]) == (404, "1000")
+    gap = uploads.put("/new.bin", {"content-range": "bytes 5-6/7"}, b"zz")
+    assert (gap.status, len(parts(folder))) == (409, 1)  # of /up.bin, and no empty one
     gap = send(2000, 3000)
     assert (gap.status, gap.headers["upload-offset"]) == (409, "1000")
     assert send(1000, 3000).status == 202

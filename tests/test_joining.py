@@ -88,6 +88,24 @@ def test_an_invitation_is_good_once(anna, ben, mallory):
     assert mallory.store.peers == ()
 
 
+def test_a_guest_renames_nobody(anna, ben):
+    """A certificate is public: to show another's is no proof of being that device."""
+    with pairing(anna) as (app, address):
+        accept_invitation(ben.identity, ben.store, app.invite([address]), name="Ben")
+        known = anna.store.peers
+        for name in ("Mallory", "Anna"):
+            with pytest.raises(PairingError):
+                accept_invitation(
+                    ben.identity, ben.store, app.invite([address]), name=name
+                )
+        with pytest.raises(PairingError):
+            accept_invitation(
+                anna.identity, ben.store, app.invite([address]), name="Anna"
+            )
+        assert anna.store.peers == known
+        accept_invitation(ben.identity, ben.store, app.invite([address]), name="Ben")
+
+
 def test_an_invitation_that_two_use_at_once_is_good_once(anna, ben, mallory):
     """There is no moment between looking it up and using it up."""
     with pairing(anna) as (app, address), ThreadPoolExecutor(2) as pool:

@@ -34,7 +34,7 @@ def test_peers_survive_json():
 
 
 @pytest.mark.parametrize(
-    "name", ["", " Anna", "A\nB", "A\u202eB", "A\0", "x" * 65, "A\x1b[2J"]
+    "name", ["", " Anna", "A\nB", "A\u202eB", "A\0", "x" * 65, "A\x1b[2J", "\u3164"]
 )
 def test_a_name_prints_as_it_is(name):
     """Controls and what turns the direction of a line around are refused."""

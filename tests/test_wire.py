@@ -1019,6 +1019,30 @@ def test_response_formatting_and_parsing_are_inverses(
     assert wire.format_response(*wire.parse_response(head)) == head
 
 
+class Sly(str):
+    """A str that formats as something else, as members of an Enum do."""
+
+    def __str__(self) -> str:
+        return "x\r\nevil: 1"
+
+    def __format__(self, spec: str) -> str:
+        return "x\r\nevil: 1"
+
+
+@both
+def test_a_value_is_sent_as_it_was_checked(wire: Any):
+    """Whatever its class makes of it, and it changes nothing for others."""
+    for value in (Sly("good"), "good"):
+        for name in (Sly("name"), "name"):
+            assert wire.format_headers({name: value}) == b"name: good"
+    head = wire.format_response(200, Sly("OK"), {"set-cookie": [Sly("a=b")]})
+    assert head == b"HTTP/1.1 200 OK\r\nset-cookie: a=b"
+    headers = {"host": Sly("localhost")}
+    assert (
+        wire.format_request("GET", "/", headers) == b"GET / HTTP/1.1\r\nhost: localhost"
+    )
+
+
 @both
 @given(header_dicts())
 def test_headers_formatting_and_parsing_are_inverses(wire: Any, headers: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -44,6 +45,17 @@ def _copy(response: Any, file: BinaryIO, progress: Progress) -> None:
         progress.add(len(piece))
 
 
+def _open_own(path: str, flags: int) -> int:
+    """Open a part that is our own: others may foresee its name in a shared folder."""
+    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    state = os.fstat(fd)
+    user = os.getuid() if hasattr(os, "getuid") else state.st_uid
+    if not stat.S_ISREG(state.st_mode) or state.st_uid != user or state.st_nlink > 1:
+        os.close(fd)
+        raise CommandError(f"{path}: expected a file of one's own, move it away")
+    return fd
+
+
 class _Download:
     """One download to a file, which goes on with what an earlier one left behind.
 
@@ -67,7 +79,7 @@ class _Download:
             return tell_status(response)
         validator = self._find_validator(response.headers)
         part = self._name_part(validator)
-        with open(part, "ab") as file:
+        with open(part, "ab", opener=_open_own) as file:
             _lock(file, self.args.file)
             offset = file.tell()
             if offset and validator is not None:
