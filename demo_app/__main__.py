@@ -40,10 +40,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     arguments = build_parser().parse_args(argv)
+    folder: Path | None = arguments.folder
+    if folder is not None:
+        folder = folder.expanduser()  # a shell leaves FOLDER=~/Pictures as it is
     if arguments.headless:
         from demo_app import headless
 
-        return headless.main(arguments.folder)
+        return headless.main(folder)
     try:
         from demo_app import application
     except ImportError as error:
@@ -54,7 +57,6 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    folder: Path | None = arguments.folder
     if folder is not None and not folder.is_dir():
         print(f"expected a folder, got {str(folder)!r}", file=sys.stderr)
         return 2

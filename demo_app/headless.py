@@ -33,7 +33,7 @@ SHOWN_ROWS = 20
 """Lines of the table; where there are more files, the largest are shown."""
 
 PROGRESS_SECONDS = 1.0
-"""What takes longer gets a line of progress, every so many seconds."""
+"""What takes longer gets progress, every so many seconds."""
 
 
 class Row(NamedTuple):
@@ -150,26 +150,29 @@ def sha256(path: Path) -> bytes:
 
 
 class Progress:
-    """A line about what is going on, for whoever waits longer than a second."""
+    """A line about what is going on, for whoever waits longer than a second.
+
+    It writes over itself, so that only a terminal gets it.
+    """
 
     def __init__(self) -> None:
         self.shown = monotonic()
         self.started = self.shown
         self.any = False
+        self.seen = sys.stderr.isatty()
 
     def show(self, text: str) -> None:
         """Show `text` if it is time."""
         now = monotonic()
-        if now - self.shown >= PROGRESS_SECONDS:
+        if self.seen and now - self.shown >= PROGRESS_SECONDS:
             self.shown = now
             self.any = True
-            end = "\r" if sys.stderr.isatty() else "\n"
             line = f"{now - self.started:4.0f} s  {text}"
-            print(f"{line:<78}", end=end, file=sys.stderr, flush=True)
+            print(f"{line:<78}", end="\r", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Leave the line empty."""
-        if self.any and sys.stderr.isatty():
+        if self.any:
             print(" " * 78, end="\r", file=sys.stderr, flush=True)
 
 

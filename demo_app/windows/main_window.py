@@ -15,6 +15,7 @@ from PySide6.QtWidgets import (
     QMessageBox,
     QSplitter,
     QStackedWidget,
+    QStyle,
     QWidget,
 )
 
@@ -50,7 +51,7 @@ class MainWindow(QMainWindow):
         self.pages: dict[bytes, PeerPage] = {}
         self.setWindowTitle("Degu Drop")
         self.setMinimumSize(QSize(860, 600))
-        self.resize(1120, 820)
+        self.resize(self._choose_size())
         self._build_center()
         self.bar = ProcessBar(self.share)
         self.setStatusBar(self.bar)
@@ -61,6 +62,12 @@ class MainWindow(QMainWindow):
         self.splitter.restoreState(settings.load_layout("splitter"))
 
     # --- parts
+
+    def _choose_size(self) -> QSize:
+        """As large as all parts like it, and as the screen allows."""
+        room = self.screen().availableSize()
+        title = self.style().pixelMetric(QStyle.PixelMetric.PM_TitleBarHeight)
+        return QSize(1120, 820).boundedTo(room - QSize(0, title))
 
     def _build_center(self) -> None:
         self.sidebar = Sidebar(self.share.device)

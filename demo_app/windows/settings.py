@@ -31,11 +31,17 @@ class Settings:
 
     @property
     def shared(self) -> Path:
-        """The folder to share."""
+        """The folder to share: the one of the last time, or one that is made."""
         folder = Path(self._get("shared", ""))
         if folder.is_absolute() and folder.is_dir():
             return folder
-        return find_place(QStandardPaths.StandardLocation.DownloadLocation)
+        folder = find_place(QStandardPaths.StandardLocation.DownloadLocation)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            folder = self.folder / "shared"  # what lies here can be written to
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @shared.setter
     def shared(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,31 @@ def test_a_folder_that_is_not_there_is_said(options, capsys):
     """On stderr, with a status of its own."""
     assert __main__.main([*options, "/no/such/folder"]) == 2
     assert "expected a folder" in capsys.readouterr().err
+
+
+def test_a_shell_that_leaves_the_tilde_alone_is_helped(folder):
+    """`make demo FOLDER=~/Pictures` hands it on as it stands; the control is a name."""
+    command = [sys.executable, "-m", "demo_app", "--headless"]
+    for name, status in (("~/inner", 0), ("inner~", 2)):
+        done = subprocess.run(
+            [*command, name],
+            cwd=ROOT,
+            env={**os.environ, "HOME": str(folder)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == status, done.stderr
+        assert (str(folder / "inner") in done.stdout) is (status == 0)
+
+
+def test_progress_is_for_a_terminal(folder, monkeypatch, capsys):
+    """A pipe gets none, however long it takes; a terminal gets a line that moves."""
+    monkeypatch.setattr(headless, "PROGRESS_SECONDS", 0)
+    assert headless.main(folder, io.StringIO()) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert headless.main(folder, io.StringIO()) == 0
+    assert "hello.txt" in capsys.readouterr().err
 
 
 def find_imports(path: Path) -> Iterator[str]:

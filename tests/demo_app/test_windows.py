@@ -443,6 +443,36 @@ def test_a_shared_folder_that_is_gone_is_not_kept(tmp_path):
     assert settings.shared != tmp_path / "gone"
 
 
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A home with nothing in it yet."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home" / ".config"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_a_new_user_has_a_folder_to_share(home, tmp_path):
+    """The folder for downloads is made where there is none."""
+    shared = Settings(tmp_path).shared
+    assert shared.is_dir()
+    assert shared.parent == home
+
+
+def test_where_the_folder_cannot_be_made_another_is_shared(home, tmp_path):
+    """A file in its place is left alone; what is shared lies with the settings."""
+    (home / "Downloads").touch()
+    shared = Settings(tmp_path).shared
+    assert shared == tmp_path / "shared"
+    assert shared.is_dir()
+    assert (home / "Downloads").is_file()
+
+
+def test_the_window_fits_on_its_screen(app):
+    """The bar at its bottom can be reached on a small one, too."""
+    assert app.window.height() < app.window.screen().availableSize().height()
+
+
 def test_preferences_are_changed(qtbot, tmp_path):
     """OK keeps them, Cancel does not; an empty name is none."""
     settings = Settings(tmp_path)
