@@ -46,7 +46,7 @@ def import_cryptography() -> None:
         import cryptography  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "certificates need the package cryptography: pip install degu[peers]"
+            "certificates need the package cryptography: pip install 'degu[peers]'"
         ) from error
 
 

@@ -198,7 +198,7 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path):
 
     assert result.returncode == 1
     assert "ImportError" in result.stderr
-    assert "pip install degu[peers]" in result.stderr
+    assert "pip install 'degu[peers]'" in result.stderr
 
 
 def test_importing_it_does_not_import_cryptography():

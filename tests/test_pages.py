@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from codeop import compile_command
+from collections.abc import Iterator
+from doctest import DocTestParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from tests import corpus
 DOC = Path(__file__).parent.parent / "doc"
 CONFORMANCE = (DOC / "reference/conformance.rst").read_text(encoding="utf-8")
 LIMITS = (DOC / "reference/limits.rst").read_text(encoding="utf-8")
+PAGES = [DOC.parent / "README.rst", *sorted(DOC.rglob("*.rst"))]
 
 
 def find_names(marker: str) -> set[str]:
@@ -83,3 +87,39 @@ def test_page_says_who_takes_an_option(name: str):
     assert (server == "yes") == (name in SERVER_OPTIONS)
     assert (client == "yes") == (name in CLIENT_OPTIONS)
     assert (client != "") == (name in SSL_CLIENT_OPTIONS)
+
+
+def find_stuck(text: str) -> Iterator[str]:
+    """Examples that an interpreter's prompt does not take as they stand.
+
+    At a prompt a blank line ends a block, within a class as well, and without one the
+    next statement is an error. Where examples end, the reader presses Enter.
+    """
+    examples = DocTestParser().get_examples(text)
+    starts = {example.lineno for example in examples}
+    for example in examples:
+        lines = example.source.splitlines()
+        codes = [compile_command("\n".join(lines[: n + 1])) for n in range(len(lines))]
+        if example.want or example.lineno + len(lines) not in starts:
+            codes[-1] = codes[-1] or compile_command(example.source)
+        if any(codes[:-1]) or not codes[-1]:
+            yield example.source
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_can_be_pasted(page: Path):
+    """Line by line, into the prompt of any Python."""
+    assert list(find_stuck(page.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ">>> class A:\n...     a = 1\n...\n...     b = 2\n",
+        ">>> def f():\n...     return 1\n>>> f()\n1\n",
+    ],
+)
+def test_examples_that_stick_are_found(text: str):
+    """A blank line inside of a class, and none between a function and its call."""
+    assert list(find_stuck(text))
+    assert not list(find_stuck(">>> def f():\n...     return 1\n...\n>>> f()\n1\n"))

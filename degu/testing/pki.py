@@ -182,7 +182,7 @@ def _import_trustme() -> None:
         import trustme  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "TempPKI needs the package trustme: pip install degu[testing]"
+            "TempPKI needs the package trustme: pip install 'degu[testing]'"
         ) from error
 
 

@@ -214,7 +214,7 @@ def test_without_trustme_the_error_says_what_to_install() -> None:
         check=True,
         timeout=60,
     )
-    assert "pip install degu[testing]" in run.stdout
+    assert "pip install 'degu[testing]'" in run.stdout
 
 
 def test_unknown_case_is_refused(pki: TempPKI) -> None:

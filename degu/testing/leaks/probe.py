@@ -20,7 +20,7 @@ def import_psutil() -> Any:
         return importlib.import_module("psutil")
     except ImportError as error:
         raise ImportError(
-            "leak checks need psutil: install it with `pip install degu[testing]`"
+            "leak checks need psutil: install it with pip install 'degu[testing]'"
         ) from error
 
 
