@@ -148,6 +148,11 @@ def _check_number(
 
 
 def _check_path(path: str) -> None:
+    if "://" in path:
+        raise ValueError(
+            f"address: this is a URL: {shown(path)}; expected what server.address is, "
+            "as ('::1', 8000, 0, 0), or the path of a Unix socket"
+        )
     if "\0" in path:
         raise ValueError(
             "address: a path has no NUL in it, an abstract name is a bytes: "

@@ -327,18 +327,20 @@ def answer_head(app: App, request: Request) -> ResponseTuple:
 
 
 class RequestLogger(_Wrapper):
-    """Log each request of an app in one line, through `logging` (level INFO)."""
+    """Log each request of an app in one line, through `logging` (level INFO).
+
+    Who is refused by the TLS handshake gets a line as well (level WARNING).
+    """
 
     def __init__(self, app: App, logger: logging.Logger | None = None) -> None:
         super().__init__(app)
         self.log = logger or logging.getLogger("degu.requests")
+        self.on_refused = self._log_refused
 
     def __call__(self, request: Request) -> ResponseTuple:
         """Call the app and log what it was asked and what it answered."""
         started = monotonic()
-        peer = request["client"]
-        who = format_host(peer) if isinstance(peer, tuple) else "unix"
-        line = (who, request["method"], request["uri"])
+        line = (_show_peer(request["client"]), request["method"], request["uri"])
         try:
             response = self.app(request)
         except Exception as error:
@@ -347,6 +349,15 @@ class RequestLogger(_Wrapper):
         millis = (monotonic() - started) * 1000
         self.log.info("%s %s %s -> %d in %.1f ms", *line, response[0], millis)
         return response
+
+    def _log_refused(self, address: Any, error: DeguError) -> None:
+        self.log.warning("%s refused: %s", _show_peer(address), error)
+        if hasattr(self.app, "on_refused"):
+            self.app.on_refused(address, error)
+
+
+def _show_peer(address: Any) -> str:
+    return format_host(address) if isinstance(address, tuple) else "unix"
 
 
 class InspectApp:

@@ -100,6 +100,7 @@ def test_an_address_passes(good):
         (("::1", 0, 0, None), TypeError, r"address\[3\]"),
         ("", ValueError, r"absolute, normalised path"),
         ("sock", ValueError, r"absolute, normalised path"),
+        ("http://[::1]:80/", ValueError, r"this is a URL: .*what server.address is"),
         ("/run//sock", ValueError, r"as '/run/sock': got '/run//sock'"),
         ("/run/../sock", ValueError, r"as '/sock'"),
         ("/run/sock/", ValueError, r"as '/run/sock'"),

@@ -23,7 +23,7 @@ from degu.apps import (
 )
 from degu.base import ChunkedOutput, FileOutput, Output
 from degu.client import Client, SSLClient
-from degu.errors import UnderFlowError
+from degu.errors import TLSError, UnderFlowError
 from degu.forms import FilePart, format_form, format_multipart
 from degu.rgi import Validator
 from degu.server import Server, SSLServer
@@ -657,6 +657,20 @@ def test_requests_are_logged_where_one_wants(serve, caplog, tmp_path):
     serve(app, str(tmp_path / "s")).get("/")
     [line] = [r.getMessage() for r in caplog.records if r.name == "mine"]
     assert line.startswith("unix GET / -> 200 in ")
+
+
+def test_who_is_refused_is_logged_and_still_shown_to_the_app(caplog):
+    """With an app that asks for it and one that does not."""
+    app, told = say("x"), []
+    RequestLogger(app).on_refused(("::1", 5, 0, 0), TLSError("no certificate"))
+    app.on_refused = lambda *facts: told.append(facts)
+    error = TLSError("another one")
+    RequestLogger(app).on_refused(("::1", 6, 0, 0), error)
+    assert told == [(("::1", 6, 0, 0), error)]
+    assert [record.getMessage() for record in caplog.records] == [
+        "[::1]:5 refused: no certificate",
+        "[::1]:6 refused: another one",
+    ]
 
 
 def test_the_inspector_tells_all_it_knows(serve, caplog):

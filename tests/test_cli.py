@@ -328,9 +328,10 @@ def test_a_server_ends_cleanly_on_a_signal(start, number):
 
 def test_requests_are_logged_unless_told_otherwise(start):
     """A line a request on standard error, none with -q."""
-    process, url = start("serve", "hello:app", "--bind", "0")
-    read(client_of(url).get("/x?y"))
-    assert " GET /x?y -> 200 in " in stop(process)[2]
+    for options, logged in (((), True), (("-q",), False)):
+        process, url = start("serve", "hello:app", "--bind", "0", *options)
+        read(client_of(url).get("/x?y"))
+        assert (" GET /x?y -> 200 in " in stop(process)[2]) is logged
 
 
 def test_an_app_can_be_built_and_may_be_wsgi(start):
@@ -443,7 +444,11 @@ def test_a_folder_is_served_over_tls_with_certificates(start, folder, tmp_path, 
         url = f"https://127.0.0.1:{server.address[1]}/data.bin"
         assert main(["get", url, target, *tls, *own]) == 1
     wrong_host.close()
-    assert stop(process)[0] == 0
+    code, _, err = stop(process)
+    assert code == 0
+    refused = [line for line in err.splitlines() if " refused: " in line]
+    assert len(refused) == 2, err  # without a certificate, and without trust in ours
+    assert "127.0.0.1:" in refused[0]
 
 
 def test_tls_for_everybody_is_asked_for_by_name(start, folder):

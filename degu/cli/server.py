@@ -64,8 +64,7 @@ def serve(args: argparse.Namespace, app: Any) -> int:
     from degu.apps import RequestLogger
     from degu.server import Server, SSLServer
 
-    if not args.quiet:
-        app = RequestLogger(app)
+    app = RequestLogger(app)
     sslconfig = build_server_sslconfig(args)
     options = build_options(args)
 

@@ -69,8 +69,6 @@ def build_worker(name: str, factory: bool, wsgi: bool, quiet: bool) -> Any:
     """Build a worker's app, in the worker."""
     from degu.apps import RequestLogger
 
-    app = load_app(name, factory, wsgi)
-    if quiet:
-        return app
-    logging.getLogger("degu.requests").setLevel(logging.INFO)
-    return RequestLogger(app)
+    level = logging.WARNING if quiet else logging.INFO
+    logging.getLogger("degu.requests").setLevel(level)
+    return RequestLogger(load_app(name, factory, wsgi))
