@@ -49,6 +49,7 @@ types: $(VENV)/installed.$(EXTRAS) ## Types (mypy, strict)
 	$(PY) -m mypy $(CODE)
 
 format: $(VENV)/installed.$(EXTRAS) ## Lay out the code, and mend what ruff can mend
+	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 

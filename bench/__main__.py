@@ -20,7 +20,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="turns of each competitor")
     parser.add_argument("--cpu", type=int, default=0, help="the one to be pinned to")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--redraw", action="store_true", help="write the results again")
     chosen = parser.parse_args()
+    if chosen.redraw:
+        report.redraw(chosen.out)
+        return
     make_peers_venv()
     settings = Settings(
         quick=chosen.quick,

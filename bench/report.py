@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from html import escape
@@ -10,6 +11,8 @@ from pathlib import Path
 from bench.tools import Row, Table, dump
 
 WIDTH, BAR, GAP, LABEL = 760, 18, 6, 210
+LETTER = 7
+"""Pixels that a letter of 12 takes at the most, on average."""
 OURS, THEIRS = "#2a6f97", "#b5b5b5"
 
 
@@ -86,8 +89,9 @@ def format_markdown(machine: dict[str, str], tables: Iterable[Table]) -> str:
 
 
 def format_svg(table: Table) -> str:
-    """Horizontal bars, the longer the slower, with a line from least to most."""
-    longest = max(row.median for row in table.rows)
+    """Horizontal bars, the fastest first, each with its median and ratio."""
+    rows = sorted(table.rows, key=lambda row: row.median)
+    labels = [format_label(table, row) for row in rows]
     height = (BAR + GAP) * len(table.rows) + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
@@ -95,13 +99,11 @@ def format_svg(table: Table) -> str:
         f"<title>{escape(table.title)}</title>",
         f'<text x="0" y="14" font-weight="bold">{escape(table.title)}</text>',
     ]
-    room = WIDTH - LABEL - 130
-    for number, row in enumerate(table.rows):
+    room = WIDTH - LABEL - LETTER * max(map(len, labels))
+    for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
         y = 28 + number * (BAR + GAP)
         color = OURS if row.name.startswith("degu") else THEIRS
-        length = max(1.0, row.median / longest * room)
-        ratio = "" if row.ratio is None else f" ({row.ratio:.1f})"
-        label = f"{row.median:.{table.digits}f} {table.unit}{ratio}"
+        length = max(1.0, row.median / rows[-1].median * room)
         parts += [
             f'<text x="{LABEL - 8}" y="{y + 13}" text-anchor="end">'
             f"{escape(row.name)}</text>",
@@ -110,3 +112,19 @@ def format_svg(table: Table) -> str:
             f'<text x="{LABEL + length + 6:.1f}" y="{y + 13}">{escape(label)}</text>',
         ]
     return "\n".join([*parts, "</svg>", ""])
+
+
+def format_label(table: Table, row: Row) -> str:
+    """What stands at the end of a bar."""
+    ratio = "" if row.ratio is None else f" ({row.ratio:.1f})"
+    return f"{row.median:.{table.digits}f} {table.unit}{ratio}"
+
+
+def redraw(folder: Path) -> None:
+    """Write everything again from results.json, which stays as it is."""
+    results = json.loads((folder / "results.json").read_text())
+    tables = [
+        Table(**{**table, "rows": [Row(**row) for row in table["rows"]]})
+        for table in results["tables"]
+    ]
+    write(folder, results["machine"], tables)
