@@ -218,7 +218,7 @@ _match_host = _lazy(
     r"(?P<name>(?=.{1,253}(?::|\Z))[A-Za-z0-9_\-]++(?:\.[A-Za-z0-9_\-]++)*\.?"
     r"|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
 )
-_match_group = _lazy(r"[0-9A-Fa-f]{1,4}")
+_match_group = _lazy(r"[0-9a-f]{1,4}")
 _match_ipv4 = _lazy(
     r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.(?!\Z)|\Z)){4}"
 )
@@ -302,7 +302,7 @@ def _parse_request(
     headers = _parse_lines(lines, 1)
     # Inline, as nearly every request is to a host that was seen before.
     if authority or headers.get("host") not in _hosts or "expect" in headers:
-        _check_request_headers(headers, method, authority, scheme)
+        _check_request_headers(headers, authority, scheme)
     return {
         **environ,
         "method": method,
@@ -412,13 +412,13 @@ def parse_host(value: str) -> tuple[str, int | None]:
     if match is not None:
         name = match["name"].lower()
         port = None if match["port"] is None else int(match["port"])
-        if (port or 0) <= 65535 and (name[0] != "[" or _is_ipv6(name[1:-1])):
+        if (port is None or port <= 65535) and (name[0] != "[" or _is_ipv6(name[1:-1])):
             return name, port
     raise ParseError(f"expected a Host such as 'name:8080', got {shown(value)}")
 
 
 def _is_ipv6(text: str) -> bool:
-    """Whether `text` is an IPv6 address without a zone (RFC 3986 §3.2.2)."""
+    """Whether lower-case `text` is an IPv6 address without a zone (RFC 3986 §3.2.2)."""
     head, gap, tail = text.partition("::")
     groups = [group for part in (head, tail) if part for group in part.split(":")]
     size = len(groups)
@@ -429,7 +429,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _check_request_headers(
-    headers: Headers, method: str, authority: tuple[str, str] | None, scheme: str
+    headers: Headers, authority: tuple[str, str] | None, scheme: str
 ) -> None:
     host = headers.get("host")
     if host is None:
