@@ -7,6 +7,7 @@ EXTRAS ?= dev
 FOLDER ?=
 TEST_ARGS ?=
 SECONDS ?= 60
+MODULE ?= degu/wire.py
 
 PY := $(VENV)/bin/python
 CODE := $(wildcard degu demo_app bench tests doc/conf.py)
@@ -17,13 +18,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .PHONY: help demo app test test-pure test-all lint types format doc doctest coverage \
-	bench bench-quick fuzz fuzz-properties sanitize dist check clean distclean
+	bench bench-quick fuzz fuzz-properties mutants sanitize dist check clean distclean
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: PYTHON=/path/to/python3 VENV=$(VENV) EXTRAS=$(EXTRAS) TEST_ARGS= FOLDER="
+	@echo "Variables: PYTHON=/path/to/python3 VENV=$(VENV) EXTRAS=$(EXTRAS) TEST_ARGS= FOLDER= MODULE="
 
 demo: $(VENV)/installed.$(if $(SCREEN),demo,testing) ## The demo: a window, or without a screen its main job; FOLDER=path
 	$(PY) -m demo_app $(if $(SCREEN),,--headless) $(if $(FOLDER),"$(FOLDER)")
@@ -76,6 +77,9 @@ fuzz: $(VENV)/installed.$(EXTRAS) ## Coverage-guided, SECONDS= for each target (
 
 fuzz-properties: $(VENV)/installed.$(EXTRAS) ## Property tests with many more examples
 	$(PY) -m pytest -n auto -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(TEST_ARGS)
+
+mutants: $(VENV)/installed.$(EXTRAS) ## Does a test notice each small change to MODULE=? (long)
+	$(PY) -m tests.mutants $(MODULE)
 
 sanitize: $(VENV)/installed.$(EXTRAS) ## The compiled twin under AddressSanitizer and UBSan (Linux)
 	.ci/sanitize $(PY) $(TEST_ARGS)
