@@ -160,10 +160,15 @@ class Core:
         self.ending: Ending | None = None
         self.exitcode: int | None = None
 
-    def __del__(self) -> None:
+    # What it calls is kept here, as at the interpreter's end the module has it no more.
+    def __del__(
+        self,
+        getpid: Callable[[], int] = os.getpid,
+        close: Callable[[int], None] = os.close,
+    ) -> None:
         for number in [self.pidfd, *self.strays]:
-            if number is not None and os.getpid() == self.owner:
-                os.close(number)
+            if number is not None and getpid() == self.owner:
+                close(number)
 
     def begin(self) -> None:
         """Start the process."""
