@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -42,6 +43,9 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let one run of the suite use another default start method of processes."""
+    # A shell lets what it starts in the background ignore it, and so would every
+    # process that a test starts and interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start_method = os.environ.get("DEGU_TEST_START_METHOD")
     if start_method:
         multiprocessing.set_start_method(start_method, force=True)

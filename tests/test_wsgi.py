@@ -704,7 +704,7 @@ def make_bottle_app():
             "text": text,
         }
 
-    @app.post("/raw")
+    @app.route("/raw", method=["POST", "PUT"])
     def raw():
         return hashlib.sha256(bottle.request.body.read()).hexdigest()
 
