@@ -1,7 +1,9 @@
 # What degu/_wire.pyx compiles. Every other name is that of degu.wire itself.
 import socket
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Self
+
+from typing_extensions import disjoint_base
 
 from degu.wire import (
     BODILESS_METHODS,
@@ -93,6 +95,11 @@ def says_close(headers: Mapping[str, Any]) -> bool: ...
 def recv(sock: socket.socket, size: int) -> bytes: ...
 def send(sock: socket.socket, data: bytes | bytearray | memoryview) -> int: ...
 def is_quiet(sock: socket.socket) -> bool: ...
+
+@disjoint_base
+class Records:
+    def __new__(cls, incoming: Any, outgoing: Any, sslobj: Any) -> Self: ...
+
 def exchange_plain(
     sock: socket.socket, plain: bool, message: bytes, used: bool
 ) -> tuple[int, str, Headers, bytes] | bytes | int | None: ...

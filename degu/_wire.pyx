@@ -12,9 +12,16 @@ How bounds are kept: text is read between a pointer and an `end`, and every loop
 how much room is left. What has no compiled form here is wire's own function.
 """
 
+from cpython.buffer cimport (
+    PyBUF_SIMPLE,
+    PyBUF_WRITE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Contains, PyDict_Copy, PyDict_Next, PyDict_Size
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.errno cimport EINTR, errno
@@ -255,6 +262,7 @@ cdef enum:
     ROOM = 8192  # bytes of a head that is formatted here; of a longer one by wire
     HOLD = 16384  # bytes that are sent without letting go of the interpreter's lock
     RECEIVE = 8192  # bytes that are received by way of the stack
+    WANT_READ = 2  # the errno of ssl.SSLWantReadError
     TEXTS = 1024  # texts that are remembered; a power of two
     TEXT_SIZE = 128  # bytes of a text that is worth it
     NAME_SIZE = 64  # bytes of a name that is read here
@@ -903,9 +911,8 @@ def format_chunk_head(size, extension=None):
 
 # --- sockets -----------------------------------------------------------------
 #
-# For plain sockets in blocking mode, whose timeouts the kernel keeps. Where a socket is
-# not `plain` but an `ssl.SSLSocket`, what its methods call is called: that object keeps
-# the timeout, and the methods add nothing but a look at whether it is there.
+# For sockets in blocking mode, whose timeouts the kernel keeps. Where a socket is not
+# `plain` but a `degu.transport.TLSSocket`, what passes here are the bytes of its records.
 
 
 cdef ssize_t _receive(int fd, char *buffer) except -1:
@@ -924,15 +931,13 @@ cdef ssize_t _receive(int fd, char *buffer) except -1:
         PyErr_CheckSignals()
 
 
-cdef ssize_t _send_now(int fd, bytes data) noexcept:
+cdef ssize_t _send_now(int fd, const char *data, Py_ssize_t size) noexcept:
     """Send what the kernel has room for; -1 with `errno` where that is nothing.
 
     Without letting go of the interpreter's lock: to give it away and to wait for it
     again, behind other threads that want it, would take longer than the call.
     """
-    return send_to(
-        fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_DONTWAIT | MSG_NOSIGNAL
-    )
+    return send_to(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
 
 
 def recv(sock, Py_ssize_t size):
@@ -945,16 +950,36 @@ def recv(sock, Py_ssize_t size):
     return PyBytes_FromStringAndSize(buffer, count)
 
 
-def send(sock, data):
-    """Send what the kernel has room for, as ``sock.send(data)`` does."""
+cdef ssize_t _send(int fd, const char *data, Py_ssize_t size) except -1:
+    """Wait until the kernel has room for some bytes; how many. Raises `OSError`."""
     cdef ssize_t count
-    if type(data) is bytes and PyBytes_GET_SIZE(data) <= HOLD:
-        count = _send_now(sock.fileno(), data)
+    cdef int failure
+    if size <= HOLD:
+        count = _send_now(fd, data, size)
         if count >= 0:
             return count
         if errno != EINTR and not would_block():
             PyErr_SetFromErrno(OSError)
-    return sock.send(data)
+    while True:
+        with nogil:
+            count = send_to(fd, data, size, MSG_NOSIGNAL)
+            failure = errno
+        if count >= 0:
+            return count
+        if failure != EINTR:
+            set_errno(failure)
+            PyErr_SetFromErrno(OSError)
+        PyErr_CheckSignals()
+
+
+def send(sock, data):
+    """Send what the kernel has room for, as ``socket.socket.send(sock, data)`` does."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        return _send(sock.fileno(), <const char *>view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
 
 
 cdef bint _is_quiet(int fd) noexcept:
@@ -1017,25 +1042,93 @@ cdef bytes _build_plain(object response, object method):
     return _build_response(values[0], values[1], values[2], body, method)
 
 
-cdef ssize_t _receive_any(sock, bint plain, char *buffer) except -1:
+cdef class Records:
+    """What `degu.transport.TLSSocket` does its work with, within reach of C."""
+
+    cdef object incoming, outgoing, put, take, read, write, pending
+
+    def __cinit__(self, incoming, outgoing, sslobj):
+        self.incoming, self.outgoing = incoming, outgoing
+        self.put, self.take = incoming.write, outgoing.read
+        self.read, self.write, self.pending = sslobj.read, sslobj.write, sslobj.pending
+
+
+cdef bint _is_drained(sock) except -1:
+    """Whether all that came over TLS so far was read."""
+    cdef Records records = sock.records
+    return not records.incoming.pending and not records.pending() and not sock.failure
+
+
+cdef ssize_t _receive_tls(sock, char *buffer, bint drained) except -1:
+    """As `_receive`, for the data of one record; all but the usual is for `sock`."""
+    cdef Records records = sock.records
+    cdef double started = 0
+    cdef ssize_t count = -1
     cdef bytes data
+    if drained or _is_drained(sock):
+        started = now()
+        count = _receive(sock.fileno(), buffer)
+        if count:
+            records.put(PyBytes_FromStringAndSize(buffer, count))
+        else:
+            records.incoming.write_eof()
+        try:
+            view = PyMemoryView_FromMemory(buffer, RECEIVE, PyBUF_WRITE)
+            count = records.read(RECEIVE, view)
+            if records.outgoing.pending:
+                sock.flush()
+            return count
+        except OSError as error:
+            if error.errno != WANT_READ:
+                sock.failure = error
+    data = sock.read_since(started or None, RECEIVE)
+    count = PyBytes_GET_SIZE(data)
+    if count > RECEIVE:
+        raise ValueError("expected no more than was asked for")
+    memcpy(buffer, PyBytes_AS_STRING(data), count)
+    return count
+
+
+cdef ssize_t _receive_any(sock, bint plain, char *buffer) except -1:
     if plain:
         return _receive(sock.fileno(), buffer)
-    data = (sock._sslobj or sock).read(RECEIVE)
-    if PyBytes_GET_SIZE(data) > RECEIVE:
-        raise ValueError("expected no more than was asked for")
-    memcpy(buffer, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-    return PyBytes_GET_SIZE(data)
+    return _receive_tls(sock, buffer, False)
+
+
+cdef bytes _seal(sock, bytes message):
+    """The records of `message`, as ``sock.seal(message)`` makes them."""
+    cdef Records records = sock.records
+    if message and not sock.rest:
+        try:
+            records.write(message)
+            return records.take()
+        except OSError as error:
+            if error.errno != WANT_READ:
+                raise
+    return sock.seal(message)
 
 
 cdef ssize_t _send_any(sock, bint plain, bytes message) except -1:
-    """How much of a message was sent; an error of it comes again the long way."""
-    if plain:
-        return max(0, _send_now(sock.fileno(), message))
+    """How much of a message was sent; an error of it comes again the long way.
+
+    Where it was encrypted, but not all of that sent, it is more than there was.
+    """
+    cdef ssize_t count
+    cdef bytes sealed
     try:
-        return (sock._sslobj or sock).write(message)
+        sealed = message if plain else _seal(sock, message)
     except OSError:
         return 0
+    count = _send_now(
+        sock.fileno(), PyBytes_AS_STRING(sealed), PyBytes_GET_SIZE(sealed)
+    )
+    count = max(0, count)
+    if plain:
+        return count
+    if count < PyBytes_GET_SIZE(sealed):
+        sock.rest = sealed[count:]
+        return PyBytes_GET_SIZE(message) + 1
+    return PyBytes_GET_SIZE(message)
 
 
 def exchange_plain(sock, bint plain, bytes message, bint used):
@@ -1043,7 +1136,7 @@ def exchange_plain(sock, bint plain, bytes message, bint used):
 
     Returns ``(status, reason, headers, rest)``, where `rest` is what came behind the
     head; or the bytes of a head that is not plain (none where the peer has closed);
-    or the number of bytes sent, where they were not all taken at once; or None, and
+    or the number of bytes taken, where they were not all sent at once; or None, and
     nothing was sent, where a connection that was `used` before may not be quiet.
 
     Raises `OSError` where nothing came.
@@ -1052,12 +1145,15 @@ def exchange_plain(sock, bint plain, bytes message, bint used):
     cdef ssize_t count
     cdef Py_ssize_t end
     cdef tuple response
-    if used and not (_is_quiet(sock.fileno()) and (plain or not sock._sslobj.pending())):
+    if used and not (_is_quiet(sock.fileno()) and (plain or _is_drained(sock))):
         return None
     count = _send_any(sock, plain, message)
     if count != PyBytes_GET_SIZE(message):
         return count
-    count = _receive_any(sock, plain, buffer)
+    if used and not plain:
+        count = _receive_tls(sock, buffer, True)  # it has just been looked at
+    else:
+        count = _receive_any(sock, plain, buffer)
     end = _find_end(buffer, count)
     if end > 0:
         response = _parse_response(<Text>buffer, end)

@@ -60,13 +60,14 @@ try:
     if os.environ.get("DEGU_PURE_PYTHON"):
         raise ImportError
     from degu import _wire as wire
-    from degu._wire import Pool, exchange_plain, is_quiet, recv, send
+    from degu._wire import Pool, Records, exchange_plain, is_quiet, recv, send
 except ImportError:
     from degu import wire  # type: ignore[no-redef]
 
     # What the compiled ones do on a plain socket, each in one call of its method.
     recv, send = socket.socket.recv, socket.socket.send  # type: ignore[assignment]
-    exchange_plain = is_quiet = Pool = None  # type: ignore[assignment,misc]
+    Pool = Records = None  # type: ignore[assignment,misc]
+    exchange_plain = is_quiet = None  # type: ignore[assignment]
 
 __all__ = [
     "ChunkedInput",
@@ -89,9 +90,6 @@ UNTIL_CLOSE: str = wire.UNTIL_CLOSE
 
 # The kernel keeps these timeouts, where `settimeout()` costs a poll before each call.
 _KERNEL_TIMEOUTS = sys.platform == "linux"
-
-_SSL_WANT_READ = 2
-"""`errno` of `ssl.SSLWantReadError`, known without importing ssl."""
 
 BytesLike = bytes | bytearray | memoryview
 JOINABLE = (bytes, bytearray)
@@ -132,6 +130,7 @@ class Stream:
         "_recv",
         "_send",
         "_since",
+        "_tls",
         "_wait",
         "_waited",
         "error",
@@ -164,14 +163,20 @@ class Stream:
         self._waited = 0.0
         self._since = 0.0
         self._moved = 0
-        # An SSLSocket repeats a read that the kernel ended, so there it would not end.
-        self._kernel = _KERNEL_TIMEOUTS and type(sock) is socket.socket
+        # Below TLS is a socket like any other, with the same timeouts.
+        self._tls = _find_tls(sock)
+        self._kernel = _KERNEL_TIMEOUTS and (
+            self._tls is not None or type(sock) is socket.socket
+        )
         self._recv: Callable[[Any, int], bytes] = recv if self._kernel else _recv
         self._send: Callable[[Any, BytesLike], int] = send if self._kernel else _send
+        if self._tls is not None:
+            self._recv = type(self._tls).read
+            self._send = send if self._kernel else socket.socket.send
+            if Records is not None:
+                self._tls.compile(Records)
         self._poll: Any = None
-        self.plain = exchange_plain is not None and (
-            self._kernel or hasattr(sock, "_sslobj")
-        )
+        self.plain = exchange_plain is not None and self._kernel
         """Whether compiled code may receive and send on this socket by itself."""
         self._wait = -1.0
         if self._kernel:
@@ -196,6 +201,8 @@ class Stream:
         try:
             if self._kernel:
                 self._set_kernel_timeout(socket.SO_RCVTIMEO, seconds)
+                if self._tls is not None:
+                    self._tls.patience = seconds
             else:
                 self.sock.settimeout(seconds)
         except OSError as error:
@@ -301,7 +308,7 @@ class Stream:
         """
         self.expect(self.timeout)
         try:
-            got = exchange_plain(self.sock, self._kernel, message, used)
+            got = exchange_plain(self.sock, self._tls is None, message, used)
         except OSError as error:
             raise self.fail_waiting(error) from error
         if isinstance(got, tuple):
@@ -320,7 +327,7 @@ class Stream:
 
     def enter(self, pool: Pool, handler: Any, environ: dict[str, Any]) -> Kept:
         """Let the threads of a pool receive and send here, while all is plain."""
-        return pool.enter(handler, self.sock, self._kernel, environ)
+        return pool.enter(handler, self.sock, self._tls is None, environ)
 
     def expect(self, wait: float) -> None:
         """Be ready for compiled code to receive, for at most `wait` seconds."""
@@ -343,25 +350,13 @@ class Stream:
             self._before_wait()
         self._since = monotonic()
         try:
-            size = self.sock.recv_into(buffer)
+            if self._tls is None:
+                size = self.sock.recv_into(buffer)
+            else:
+                size = self._tls.read_records(memoryview(buffer))
         except OSError as error:
             raise self._fail(error) from error
-        if size and not self._kernel and size < len(buffer):
-            size = self._fill_up(memoryview(buffer), size)
         self._count(size)
-        return size
-
-    def _fill_up(self, view: memoryview, size: int) -> int:
-        """Add the further TLS records that came: one at a time they cost more."""
-        sslobj = getattr(self.sock, "_sslobj", None)
-        if sslobj is None or not self._is_readable() or self._poll is None:
-            return size
-        read, poll, whole = sslobj.read, self._poll.poll, len(view)
-        with suppress(OSError):  # it comes again, when nothing came before it
-            while (
-                size < whole and poll(0) and (count := read(whole - size, view[size:]))
-            ):
-                size += count
         return size
 
     def read(self, size: int) -> bytes:
@@ -422,24 +417,11 @@ class Stream:
         """Whether the peer is there and has said nothing, as it is not its turn."""
         if self._data or self.sock.fileno() < 0:
             return False
-        if self._kernel:
-            return not self._is_readable() if is_quiet is None else is_quiet(self.sock)
-        try:
-            if self.sock.pending():  # type: ignore[attr-defined]
-                return False
-            if not self._is_readable():
-                return True
-            # Over TLS it may be a session ticket, which is no message.
-            self.sock.settimeout(0)
-            self._wait = 0
-            self.sock.recv(1)
-            return False
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            return error.errno == _SSL_WANT_READ
-        except ValueError:
-            return False
+        if self._tls is not None:
+            return bool(self._tls.is_quiet())
+        if is_quiet is not None and self._kernel:
+            return is_quiet(self.sock)
+        return not self._is_readable()
 
     def _is_readable(self) -> bool:
         if not hasattr(select, "poll"):
@@ -461,26 +443,42 @@ class Stream:
         self.interim = b""
         if not self._kernel:  # there reading and writing share one timeout
             self._set_wait(self.timeout)
+        if self._tls is not None:
+            self.send(start)
+            return
         try:
             sent = self._send(self.sock, start)
         except OSError as error:
             raise self._fail(error) from error
         if sent < len(start):
-            self.write(memoryview(start)[sent:])
+            self._write(memoryview(start)[sent:])
 
     def send(self, data: bytes) -> None:
         """Write a small message, in one call where the kernel has room."""
         try:
+            if self._tls is not None:
+                data = self._tls.seal(data)
             sent = self._send(self.sock, data)
         except OSError as error:
             raise self._fail(error) from error
         if sent < len(data):
-            self.write(memoryview(data)[sent:])
+            self._write(memoryview(data)[sent:])
 
     def write(self, data: BytesLike) -> int:
         """Write all of `data` (bytes-like of single bytes); returns its size."""
         view = memoryview(data)
-        size = len(view)
+        if self._tls is None:
+            self._write(view)
+            return len(view)
+        for start in range(0, len(view), COPY_SIZE):
+            try:
+                sealed = self._tls.seal(view[start : start + COPY_SIZE])
+            except OSError as error:
+                raise self._fail(error) from error
+            self._write(memoryview(sealed))
+        return len(view)
+
+    def _write(self, view: memoryview) -> None:
         while view:
             self._since = monotonic()
             try:
@@ -490,14 +488,14 @@ class Stream:
                 raise self._fail(error) from error
             self._count(sent)
             view = view[sent:]
-        return size
 
     def sendfile(self, file: Any, size: int) -> int:
         """Write `size` bytes of an open file from its position; returns how many.
 
         The kernel copies where the socket is plain. Fewer where the file ends.
         """
-        if not self._kernel or not isinstance(getattr(file, "raw", file), io.FileIO):
+        plain = self._kernel and self._tls is None
+        if not plain or not isinstance(getattr(file, "raw", file), io.FileIO):
             return _copy(file, self, size)  # what has a descriptor may still decode it
         try:
             offset, fileno = file.tell(), file.fileno()
@@ -525,33 +523,33 @@ class Stream:
 
     def close(self) -> None:
         """Close; over TLS say so first (RFC 8446 §6.1), without waiting."""
-        unwrap = getattr(self.sock, "unwrap", None)
-        if unwrap is not None and self.error is None:
-            with suppress(OSError, ValueError):  # the peer need not answer
-                self.sock.settimeout(0)
-                unwrap()
+        if self._tls is not None and self.error is None:
+            self._tls.say_goodbye()
         self.sock.close()
 
     def linger(self) -> None:
         """Close so that the peer can still read what was sent (RFC 9112 §9.6)."""
         deadline = monotonic() + LINGER_TIMEOUT
         try:
-            if hasattr(self.sock, "unwrap"):
-                self.sock.settimeout(0)
-                with suppress(OSError, ValueError):
-                    self.sock.unwrap()
+            if self._tls is not None:
+                self._tls.say_goodbye()
             self.sock.shutdown(socket.SHUT_WR)
             while (left := deadline - monotonic()) > 0:
                 self.sock.settimeout(left)
-                if not self.sock.recv(JOIN_SIZE):
+                if not socket.socket.recv(self.sock, JOIN_SIZE):
                     break
         except (OSError, ValueError):
             pass  # the peer is gone, or never read: nothing left to save
         self.sock.close()
 
 
+def _find_tls(sock: Any) -> Any:
+    """`sock` if it is a `degu.transport.TLSSocket`, found out without that module."""
+    return sock if hasattr(sock, "seal") else None
+
+
 def _recv(sock: Any, size: int) -> bytes:
-    """Receive on what need not be a plain socket (over TLS its class does it)."""
+    """Receive on what need not be a plain socket."""
     data: bytes = sock.recv(size)
     return data
 

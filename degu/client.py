@@ -27,6 +27,7 @@ from degu.base import (
 from degu.errors import (
     AppError,
     ClosedConnectionError,
+    DeguError,
     EmptyHeadError,
     ParseError,
     PeerError,
@@ -210,6 +211,9 @@ class Connection(_Verbs):
             raise ClosedConnectionError("this connection is closed, make a new one")
         try:
             response = self._exchange(method, start, body)
+        except PeerError as error:
+            self.close()
+            raise self._explain(error) from error.__cause__
         except BaseException:
             self.close()
             raise
@@ -218,6 +222,10 @@ class Connection(_Verbs):
         if self._last and self._body is None:
             self.close()  # the server may be waiting for that
         return response
+
+    def _explain(self, error: PeerError) -> DeguError:
+        """The error to raise for one of the connection."""
+        return error
 
     def _exchange(self, method: str, start: bytes, rest: Body) -> Response:
         stream = self._stream
@@ -391,23 +399,14 @@ class SSLClient(Client):
 class _SSLConnection(Connection):
     """A connection that can tell a refused certificate from a broken line."""
 
-    def request(
-        self,
-        method: str,
-        uri: str,
-        headers: Mapping[str, Any] | None = None,
-        body: Body = None,
-    ) -> Response:
-        try:
-            return super().request(method, uri, headers, body)
-        except PeerError as error:
-            from degu import tls
+    def _explain(self, error: PeerError) -> DeguError:
+        from degu import tls
 
-            # In TLS 1.3 the server's refusal comes with the first read.
-            cause = error.__cause__
-            if isinstance(cause, OSError) and tls.is_tls_failure(cause):
-                raise tls.build_tls_error(cause) from cause
-            raise
+        # In TLS 1.3 the server's refusal comes with the first read.
+        cause = error.__cause__
+        if isinstance(cause, OSError) and tls.is_tls_failure(cause):
+            return tls.build_tls_error(cause)
+        return error
 
 
 def _is_repeatable(method: str, body: Body) -> bool:

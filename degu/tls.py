@@ -1,4 +1,4 @@
-"""An sslconfig becomes an `ssl.SSLContext`; the one module that imports ``ssl``.
+"""An sslconfig becomes an `ssl.SSLContext`; with `degu.transport` all of ``ssl``.
 
 An *sslconfig* is a plain dict, so it can be pickled, stored and shown. Its keys:
 
@@ -27,6 +27,7 @@ from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
 from degu.errors import DeguError, EmptyHeadError, SlowPeerError, TLSError, shown
+from degu.transport import TLSSocket
 
 __all__ = [
     "PeerCert",
@@ -398,12 +399,7 @@ def make_client_sslctx(value: ssl.SSLContext | SSLConfig) -> ssl.SSLContext:
 
 def wrap_server(sslctx: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
     """Put TLS on an accepted `sock`, which it takes over; `handshake` comes next."""
-    return sslctx.wrap_socket(
-        sock,
-        server_side=True,
-        do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,
-    )
+    return TLSSocket.wrap(sslctx, sock, server_side=True)
 
 
 def wrap_client(
@@ -421,12 +417,7 @@ def wrap_client(
             "server_hostname: expected the name to check in the server's certificate, "
             "as check_hostname is True, got None"
         )
-    return sslctx.wrap_socket(
-        sock,
-        do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,
-        server_hostname=name,
-    )
+    return TLSSocket.wrap(sslctx, sock, server_hostname=name)
 
 
 def build_server_hostname(host: str | None) -> str | None:
