@@ -3,8 +3,6 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
-from typing_extensions import disjoint_base
-
 from degu.wire import (
     BODILESS_METHODS,
     CHUNKED,
@@ -96,7 +94,6 @@ def recv(sock: socket.socket, size: int) -> bytes: ...
 def send(sock: socket.socket, data: bytes | bytearray | memoryview) -> int: ...
 def is_quiet(sock: socket.socket) -> bool: ...
 
-@disjoint_base
 class Records:
     def __new__(cls, incoming: Any, outgoing: Any, sslobj: Any) -> Self: ...
 

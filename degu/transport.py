@@ -191,8 +191,10 @@ class TLSSocket(ssl.SSLSocket):
     def say_goodbye(self) -> None:
         """Tell the peer that no more comes (RFC 8446 §6.1); never waits or raises."""
         with suppress(OSError):
+            with suppress(ssl.SSLError):  # the peer need not answer
+                self._inner.shutdown()
             self.settimeout(0)
-            self.unwrap()
+            self.flush()
 
     def _finish(
         self, started: float | None, step: Callable[..., Any], *args: Any
