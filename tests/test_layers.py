@@ -158,7 +158,31 @@ TABLE = {
         " testing.leaks.sockets testing.leaks.tracker",
     ),
     "testing.pki": row(9, "errors certificate tls", lazy="peers"),
-    "testing.faults": row(9, "degu errors limits wire address base"),
+    "testing.faults.wire": row(9),
+    "testing.faults.messages": row(9),
+    "testing.faults.fault": row(9, "errors"),
+    "testing.faults.player": row(10, "testing.faults.fault testing.faults.wire"),
+    "testing.faults.server_faults": row(
+        10, "testing.faults.fault testing.faults.messages testing.faults.wire"
+    ),
+    "testing.faults.client_faults": row(
+        10, "testing.faults.fault testing.faults.messages testing.faults.wire"
+    ),
+    "testing.faults.server": row(
+        11,
+        "testing.faults.fault testing.faults.messages testing.faults.player"
+        " testing.faults.server_faults testing.faults.wire",
+    ),
+    "testing.faults.client": row(
+        11,
+        "testing.faults.client_faults testing.faults.fault testing.faults.player"
+        " testing.faults.wire",
+    ),
+    "testing.faults": row(
+        12,
+        "testing.faults.client testing.faults.fault testing.faults.messages"
+        " testing.faults.player testing.faults.server testing.faults.wire",
+    ),
     "testing.tape": row(9),
     "testing.expect": row(9, "errors address"),
     "testing.report": row(17, lazy="testing.leaks"),
@@ -250,7 +274,10 @@ DOORS = {
         "joining",
         "server",
         "sharing",
-        "testing.faults",
+        "testing.faults.client",
+        "testing.faults.player",
+        "testing.faults.server",
+        "testing.faults.wire",
         "testing.leaks.sockets",
         "testing.pki",
         "tls",

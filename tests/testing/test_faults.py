@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 import trustme
 
-from degu.testing import faults
 from degu.testing.faults import (
     ANSWER,
     CLIENT_FAULTS,
     SERVER_FAULTS,
     FaultyClient,
     FaultyServer,
+    player,
 )
+from degu.testing.faults.messages import CHUNK_FLAWS
 from degu.testing.leaks import check_leaks
 
 BODY = b"0123456789" * 100
@@ -248,7 +249,7 @@ def test_every_flaw_of_a_chunk_is_sent(flaw):
     with FaultyServer("bad_chunk", flaw=flaw) as server:
         head, _, body = ask_raw(server).partition(b"\r\n\r\n")
     assert b"transfer-encoding: chunked" in head
-    assert body == faults._CHUNK_FLAWS[flaw]
+    assert body == CHUNK_FLAWS[flaw]
 
 
 RAW: dict[str, tuple[dict[str, Any], bytes]] = {
@@ -676,7 +677,7 @@ def test_a_client_misbehaves_inside_of_tls(sslctxs):
 
 def test_a_fault_that_can_not_be_stopped_is_told(monkeypatch):
     """A thread that does not end within the bound makes `stop` an error."""
-    monkeypatch.setattr(faults, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(player, "STOP_SECONDS", 0.1)
     event = threading.Event()
     client = FaultyClient("silent", ("127.0.0.1", 1))
 
