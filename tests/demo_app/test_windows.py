@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,10 @@ def drop_on(widget: QWidget, *paths: Path) -> bool:
     data.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
     both = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
     action = Qt.DropAction.CopyAction
-    enter = QDragEnterEvent(QPoint(5, 5), action, data, *both)
+    with warnings.catch_warnings():
+        # The newest Qt has another way, which the ones before do not have.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        enter = QDragEnterEvent(QPoint(5, 5), action, data, *both)
     enter.ignore()
     widget.dragEnterEvent(enter)
     if enter.isAccepted():
