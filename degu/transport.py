@@ -34,6 +34,7 @@ class TLSSocket(ssl.SSLSocket):
     incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
     rest: bytes
+    again: bool
     patience: float | None
     failure: OSError | None
     records: Any
@@ -61,7 +62,8 @@ class TLSSocket(ssl.SSLSocket):
             context=sslctx,
         )
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.rest, self.patience, self.failure, self.records = b"", None, None, None
+        self.rest, self.again = b"", False
+        self.patience, self.failure, self.records = None, None, None
         inner: Any = sslctx.wrap_bio(
             self.incoming,
             self.outgoing,
@@ -83,9 +85,18 @@ class TLSSocket(ssl.SSLSocket):
         return self.read_since(None, len, buffer)
 
     def write(self, data: Any) -> int:
-        """Write all of `data`, within the timeout for each call; returns its size."""
-        self.rest = self.seal(data)
-        self.flush()
+        """Write all of `data`, within the timeout for each call; returns its size.
+
+        Without a timeout's waiting, `ssl.SSLWantWriteError` asks for the same again.
+        """
+        if not self.again:
+            self.rest = self.seal(data)
+        self.again = False
+        try:
+            self.flush()
+        except ssl.SSLWantWriteError:
+            self.again = True  # it is encrypted, and must not be so twice
+            raise
         return memoryview(data).nbytes
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -128,12 +139,18 @@ class TLSSocket(ssl.SSLSocket):
 
     def flush(self) -> None:
         """Send what is still to be sent."""
-        data = self.rest + self.outgoing.read()
+        data = memoryview(self.rest + self.outgoing.read())  # a slice of it is no copy
         try:
             while data:
                 data = data[socket.socket.send(self, data) :]
+        except BlockingIOError:
+            if self.gettimeout() == 0:
+                raise ssl.SSLWantWriteError(
+                    ssl.SSL_ERROR_WANT_WRITE, "no room"
+                ) from None
+            raise
         finally:
-            self.rest = data
+            self.rest = bytes(data)
 
     def read_since(self, started: float | None, size: int, buffer: Any = None) -> Any:
         """`read`, for which has been waited since `started` (None: not yet)."""
@@ -174,11 +191,21 @@ class TLSSocket(ssl.SSLSocket):
         return size
 
     def is_quiet(self) -> bool:
-        """Whether no data came, as session tickets are none; never waits."""
+        """Whether no data came, as session tickets are none; never waits.
+
+        A peer that sends and sends such records is not quiet either.
+        """
+        if self.failure is not None:
+            return False
         before = self.gettimeout()
         try:
             self.settimeout(0)
-            self.read(1)
+            for _ in range(2):
+                with suppress(ssl.SSLWantReadError):
+                    self._inner.read(1)
+                    return False
+                self.flush()
+                self._put(self._receive())
             return False
         except ssl.SSLWantReadError:
             return True
@@ -212,7 +239,8 @@ class TLSSocket(ssl.SSLSocket):
                 raise
             else:
                 if self.outgoing.pending:
-                    self.flush()
+                    with suppress(ssl.SSLWantWriteError):  # it goes before what is next
+                        self.flush()
                 return result
 
     def _fetch(self, started: float | None) -> float:
@@ -221,12 +249,12 @@ class TLSSocket(ssl.SSLSocket):
         Returns when it was. However many pieces a record comes in, it has the time of
         one read.
         """
-        if started is None:
+        before = self.gettimeout()
+        if started is None or before == 0:
             started = monotonic()
             self._put(self._receive())
             return started
-        before = self.gettimeout()
-        patience = before if self.patience is None else self.patience
+        patience = self.patience if before is None else before
         if patience is not None:
             left = started + patience - monotonic()
             if left <= 0:

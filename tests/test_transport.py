@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 import socket
 import ssl
@@ -9,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -175,6 +177,66 @@ def test_without_waiting_it_says_what_it_wants(ends):
     assert sslsock.recv(100) == b"hello"
 
 
+@pytest.mark.parametrize("patience", [None, 5.0])
+def test_without_waiting_a_torn_record_is_none_yet(ends, patience: float | None):
+    """Some bytes that came make no difference, and the kernel's timeout neither."""
+    sslsock, peer = ends
+    sslsock.settimeout(0)
+    sslsock.patience = patience
+    sealed = peer.make(b"hello")
+    peer.send(sealed[:9])
+    started = time.monotonic()
+    with pytest.raises(ssl.SSLWantReadError):
+        sslsock.recv(1)
+    assert time.monotonic() - started < 2
+    peer.send(sealed[9:])
+    assert sslsock.recv(100) == b"hello"
+
+
+def test_without_waiting_nothing_is_written_twice(ends):
+    """Where the kernel has no room, the same call is to be made again."""
+    sslsock, peer = ends
+    sslsock.settimeout(0)
+    data = b"".join(b"%07d\n" % number for number in range(200_000))
+    view = memoryview(data)
+    got = bytearray()
+
+    def read() -> None:
+        while len(got) < len(data):
+            got.extend(peer.do(peer.sslobj.read, 65536))
+
+    thread = threading.Thread(target=read)
+    while view:
+        try:
+            view = view[sslsock.send(view[:50_000]) :]
+        except ssl.SSLWantWriteError:
+            if not thread.ident:
+                thread.start()
+            select.select([], [sslsock], [], TIMEOUT)
+    assert thread.ident
+    thread.join(TIMEOUT)
+    assert got == data
+
+
+def test_much_at_once_is_not_copied_again_and_again(ends):
+    """The time that `sendall` takes grows with the data, and not with its square."""
+    sslsock, peer = ends
+    sslsock.settimeout(TIMEOUT)
+
+    def drop() -> None:
+        with suppress(OSError):
+            while peer.sock.recv(1 << 20):
+                pass
+
+    thread = threading.Thread(target=drop)
+    thread.start()
+    started = time.monotonic()
+    sslsock.sendall(bytes(100_000_000))
+    assert time.monotonic() - started < 10
+    sslsock.shutdown(socket.SHUT_RDWR)
+    thread.join(TIMEOUT)
+
+
 def test_unwrap_leaves_a_plain_socket(ends):
     """Both sides say that they are done, then go on without TLS."""
     sslsock, peer = ends
@@ -329,6 +391,34 @@ def test_a_surplus_record_that_came_along_is_seen(ends):
     assert body is not None
     assert body.read() == b"hello"
     assert connection.closed
+
+
+def test_a_look_whether_a_peer_is_quiet_never_waits(ends):
+    """Where bytes came that are no data, nor may become any before the timeout."""
+    sslsock, peer = ends
+    connection = make_connection(sslsock, timeout=5.0)
+    peer.send(peer.make(HEAD))
+    body = connection.get("/").body
+    assert body is not None
+    assert body.read() == b"hello"
+    sealed = peer.make(HEAD)
+    peer.send(sealed[:9])
+    started = time.monotonic()
+    assert not connection.closed
+    assert time.monotonic() - started < 2
+    peer.send(sealed[9:])
+    assert connection.closed
+
+
+def test_a_peer_that_sends_more_and_more_is_not_quiet(ends, monkeypatch):
+    """However fast records come that are no data, the look at them ends."""
+    sslsock, peer = ends
+    stream = make_stream(sslsock)
+    sealed = peer.make(bytes(1000), bytes(16000))
+    pieces = iter(sealed[at : at + 10] for at in range(0, len(sealed), 10))
+    monkeypatch.setattr(sslsock, "_receive", lambda: next(pieces))
+    assert not stream.is_quiet()
+    assert len(list(pieces)) > 1000
 
 
 def test_a_refusal_that_comes_with_the_first_read_is_explained(pki: TempPKI):
