@@ -265,9 +265,18 @@ class Stream:
     def fail_waiting(self, error: OSError) -> DeguError:
         """The exception for an `error` of the socket where a head should begin."""
         failure = self._fail(error)
-        return failure if isinstance(failure, SlowPeerError) else self._empty()
+        if not isinstance(failure, SlowPeerError):
+            return self._empty()
+        self._say_goodbye()
+        return failure
+
+    def _say_goodbye(self) -> None:
+        """Tell a TLS peer, between two messages, of an end that is none by mistake."""
+        if self._tls is not None:
+            self._tls.say_goodbye()
 
     def _empty(self) -> DeguError:
+        self._say_goodbye()
         self.error = EmptyHeadError("the peer closed the connection before a head")
         return self.error
 

@@ -19,7 +19,7 @@ from degu import client as clients
 from degu import limits, tls
 from degu.base import Stream
 from degu.client import SSLClient
-from degu.errors import PeerError, SlowPeerError, TLSError
+from degu.errors import EmptyHeadError, PeerError, SlowPeerError, TLSError
 from degu.rgi import Request, ResponseTuple
 from degu.server import SSLServer
 from degu.testing.pki import TempPKI
@@ -362,6 +362,25 @@ def test_an_end_is_told_from_a_truncation(ends, size: int, polite: bool):
     cause = info.value.__cause__
     assert cause is not None
     assert tls.is_ragged_eof(cause)
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_between_two_messages_an_end_is_answered_by_a_goodbye(ends, polite: bool):
+    """RFC 9112 §9.8: where the peer ends, and where it was waited for in vain."""
+    sslsock, peer = ends
+    stream = make_stream(sslsock)
+    if polite:
+        with pytest.raises(ssl.SSLWantReadError):
+            peer.sslobj.unwrap()
+        peer.send(peer.outgoing.read())
+    with pytest.raises(EmptyHeadError if polite else SlowPeerError):
+        stream.read_head(0.1, request=True)
+    stream.close()
+    peer.incoming.write(peer.sock.recv(65536))
+    if polite:
+        peer.sslobj.unwrap()  # which is done, now that both have said so
+    else:
+        assert peer.sslobj.read(1) == b""
 
 
 def test_a_bad_record_behind_good_ones_is_an_error_of_its_own(ends):
