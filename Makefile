@@ -89,7 +89,7 @@ dist: $(VENV)/installed.release ## Sdist and wheel in dist/, installed and tried
 	$(PY) -m build -q && DEGU_BUILD_EXTENSION=no $(PY) -m build -q --wheel
 	$(PY) -m twine check --strict dist/* && .ci/smoke-dist $(PY) dist/*
 
-check: lint types doc doctest test ## All that CI checks, the quick things first
+check: lint types doc doctest test test-pure ## All that CI checks, the quick things first
 
 clean: ## Remove what was built (virtual environments stay)
 	rm -rf build dist wheelhouse *.egg-info htmlcov .coverage .coverage.* doc/_build
