@@ -558,8 +558,12 @@ DROPPED = int(os.environ.get("DEGU_TEST_SOAK", "10000"))
 def test_hostile_connections_leave_nothing_behind(count: int, actions: Any):
     """Thousands, opened and dropped or worse: descriptors, threads, memory are flat."""
     # As many before as after: the memory of the busiest moment stays with the process.
-    report = soak.run(count, warm_up=count, actions=actions)
-    print(f"\n{report}")
+    for _ in range(3):
+        report = soak.run(count, warm_up=count, actions=actions)
+        print(f"\n{report}")
+        # A moment that was busier still takes some more, once; a leak does each time.
+        if report.after.memory - report.before.memory < 8192:
+            break
     assert report.after.files == report.before.files
     assert report.after.threads == report.before.threads
     # A leak of a connection each would be a kilobyte at least.

@@ -90,9 +90,10 @@ def fetch(client, uri, **headers):
     return response.status, response.headers, body
 
 
-def parts(folder):
-    """What unfinished uploads have left behind."""
-    return [path.name for path in folder.rglob(f"*{PART_SUFFIX}")]
+def parts(folder, least=0):
+    """What unfinished uploads have left behind, of at least so many bytes."""
+    found = folder.rglob(f"*{PART_SUFFIX}")
+    return [path.name for path in found if path.stat().st_size >= least]
 
 
 # --- reading
@@ -833,7 +834,8 @@ def test_a_part_is_for_one_writer_at_a_time(uploads, folder, wait_until):
 
     thread = threading.Thread(target=send)
     thread.start()
-    wait_until(lambda: parts(folder), what="the slow upload has begun")
+    # It is locked only after it was made.
+    wait_until(lambda: parts(folder, 1), what="the slow upload has begun")
     assert uploads.put("/x", {"content-range": "bytes 0-1/4"}, b"zz").status == 409
     gate.set()
     thread.join()
