@@ -93,7 +93,7 @@ check: lint types doc doctest test test-pure ## All that CI checks, the quick th
 
 clean: ## Remove what was built (virtual environments stay)
 	rm -rf build dist wheelhouse *.egg-info htmlcov .coverage .coverage.* doc/_build
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz degu/_wire.c degu/_wire*.so .venv*/installed.*
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz degu/_*.c degu/_*.so .venv*/installed.*
 	find degu $(wildcard demo_app bench tests doc) -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environments too
@@ -103,7 +103,7 @@ $(VENV)/bin/python:
 	@.ci/make-venv $(VENV) $(PYTHON)
 
 # A stamp for each set of extras, so that the next run starts at once.
-$(VENV)/installed.%: pyproject.toml setup.py $(wildcard degu/_wire.pyx) | $(VENV)/bin/python
+$(VENV)/installed.%: pyproject.toml setup.py $(wildcard degu/_*.pyx degu/_*.pxd) | $(VENV)/bin/python
 	@echo "Installing degu[$*] into $(VENV)"
 	@$(PY) -m pip install -q -e ".[$*]"
 	@# Where nothing writes byte code later, each server process would compile anew.

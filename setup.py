@@ -1,10 +1,11 @@
 """The optional compiled twin; everything else about the package is pyproject.toml's.
 
-``DEGU_BUILD_EXTENSION`` says what to do about ``degu._wire``:
+``DEGU_BUILD_EXTENSION`` says what to do about ``degu._wire``, ``degu._exchange`` and
+``degu._pool``, which there are all of or none:
 
-* ``yes``: it has to compile, or the build fails;
-* ``no``: it is left out, for a wheel that runs anywhere;
-* unset: it is compiled where a C compiler is at hand, and done without elsewhere.
+* ``yes``: they have to compile, or the build fails;
+* ``no``: they are left out, for a wheel that runs anywhere;
+* unset: they are compiled where a C compiler is at hand, and done without elsewhere.
 """
 
 from __future__ import annotations
@@ -13,8 +14,21 @@ import os
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-SOURCE = "degu/_wire.pyx"
+SOURCES = ["degu/_wire.pyx", "degu/_exchange.pyx", "degu/_pool.pyx"]
+
+
+class BuildTogether(build_ext):
+    """Leaves nothing of an optional twin of which a part could not be built."""
+
+    def build_extensions(self) -> None:
+        """Build all; where one is missing then, remove the others."""
+        super().build_extensions()
+        built = [Path(self.get_ext_fullpath(one.name)) for one in self.extensions]
+        if not all(path.exists() for path in built):
+            for path in built:
+                path.unlink(missing_ok=True)
 
 
 def build_extensions() -> list[Extension]:
@@ -24,17 +38,23 @@ def build_extensions() -> list[Extension]:
         raise SystemExit(f"DEGU_BUILD_EXTENSION: expected yes or no, got {wanted!r}")
     if wanted == "no":
         return []
-    if not Path(__file__).with_name("degu").joinpath("_wire.pyx").exists():
+    here = Path(__file__).parent
+    missing = [source for source in SOURCES if not (here / source).exists()]
+    if missing:
         if wanted == "yes":
-            raise SystemExit(f"DEGU_BUILD_EXTENSION=yes, but there is no {SOURCE}")
+            raise SystemExit(f"DEGU_BUILD_EXTENSION=yes, but there is no {missing[0]}")
         return []
     from Cython.Build import cythonize
 
-    extensions = cythonize([Extension("degu._wire", [SOURCE])], language_level=3)
+    modules = [
+        Extension(source.removesuffix(".pyx").replace("/", "."), [source])
+        for source in SOURCES
+    ]
+    extensions = cythonize(modules, language_level=3)
     for extension in extensions:
         # Only now, since cythonize() makes new objects and forgets this one.
         extension.optional = wanted == ""
     return list(extensions)
 
 
-setup(ext_modules=build_extensions())
+setup(ext_modules=build_extensions(), cmdclass={"build_ext": BuildTogether})

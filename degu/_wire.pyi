@@ -1,7 +1,6 @@
 # What degu/_wire.pyx compiles. Every other name is that of degu.wire itself.
-import socket
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Self
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from degu.wire import (
     BODILESS_METHODS,
@@ -87,39 +86,3 @@ def parse_request(
 ) -> dict[str, Any]: ...
 def parse_response(head: bytes) -> tuple[int, str, Headers]: ...
 def says_close(headers: Mapping[str, Any]) -> bool: ...
-
-# --- sockets: what has no pure form, as there the methods of a socket do it
-
-def recv(sock: socket.socket, size: int) -> bytes: ...
-def send(sock: socket.socket, data: bytes | bytearray | memoryview) -> int: ...
-def is_quiet(sock: socket.socket) -> bool: ...
-
-class Records:
-    def __new__(cls, incoming: Any, outgoing: Any, sslobj: Any) -> Self: ...
-
-def exchange_plain(
-    sock: socket.socket, plain: bool, message: bytes, used: bool
-) -> tuple[int, str, Headers, bytes] | bytes | int | None: ...
-
-# --- kept connections
-
-class Kept:
-    @property
-    def handler(self) -> Any: ...
-    def leave(self) -> None: ...
-    def serve(
-        self,
-    ) -> tuple[Any, bytes | tuple[str, Any, bytes | None] | BaseException]: ...
-
-class Pool:
-    def __init__(
-        self,
-        app: Callable[[dict[str, Any]], Any],
-        methods: Collection[str],
-        admitted: Collection[str],
-        most: int,
-        timeout: float,
-    ) -> None: ...
-    def enter(
-        self, handler: Any, sock: socket.socket, plain: bool, environ: dict[str, Any]
-    ) -> Kept: ...

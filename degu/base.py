@@ -54,13 +54,14 @@ from degu.limits import (
 )
 
 if TYPE_CHECKING:
-    from degu._wire import Kept
+    from degu._pool import Kept
 
 try:
     if os.environ.get("DEGU_PURE_PYTHON"):
         raise ImportError
     from degu import _wire as wire
-    from degu._wire import Pool, Records, exchange_plain, is_quiet, recv, send
+    from degu._exchange import Records, exchange_plain, is_quiet, recv, send
+    from degu._pool import Pool
 except ImportError:
     from degu import wire  # type: ignore[no-redef]
 

@@ -50,7 +50,7 @@ from degu.limits import (
 if TYPE_CHECKING:
     import ssl
 
-    from degu._wire import Kept
+    from degu._pool import Kept
 
 __all__ = ["SSLServer", "Server"]
 

@@ -15,6 +15,7 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -30,6 +31,7 @@ from degu.errors import ClosedConnectionError
 from tests import corpus
 
 compiled = pytest.importorskip("degu._wire", reason="built without a C compiler")
+exchange = pytest.importorskip("degu._exchange", reason="built without a C compiler")
 
 FUZZ = int(os.environ.get("DEGU_TEST_FUZZ", "20000"))
 SEED = os.environ.get("DEGU_TEST_FUZZ_SEED", "degu")
@@ -50,6 +52,9 @@ COMPILED = {
     "says_close",
 }
 """The functions that have a compiled form; the others are wire's own."""
+
+MODULES = ["degu._wire", "degu._exchange", "degu._pool"]
+"""What is compiled; only all of it together is of any use."""
 
 
 @pytest.fixture(params=["py", "c"])
@@ -108,6 +113,27 @@ def test_module_tells_the_twins_apart():
 def test_switch_chooses_the_twin():
     """`DEGU_PURE_PYTHON` decides, and only that."""
     assert base.wire is (pure if os.environ.get("DEGU_PURE_PYTHON") else compiled)
+
+
+SCRIPT = """
+import socket, sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))  # as if they were not there
+from degu import base
+compiled = [base.Pool, base.Records, base.exchange_plain, base.is_quiet]
+compiled += [base.recv != socket.socket.recv, base.send != socket.socket.send]
+print(base.wire.__name__, {bool(one) for one in compiled})
+"""
+
+
+@pytest.mark.parametrize("missing", [None, *MODULES])
+def test_a_part_of_the_twin_is_none(missing: str | None):
+    """Where one module could not be imported, none of the others is used."""
+    environ = {**os.environ, "DEGU_PURE_PYTHON": ""}
+    command = [sys.executable, "-c", SCRIPT, *([missing] if missing else [])]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert not done.stderr
+    expected = "degu.wire {False}" if missing else "degu._wire {True}"
+    assert done.stdout.strip() == expected
 
 
 def test_twin_answers(wire: ModuleType):
@@ -348,8 +374,8 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="kernel timeouts")
-RECV = [socket.socket.recv, compiled.recv]
-SEND = [socket.socket.send, compiled.send]
+RECV = [socket.socket.recv, exchange.recv]
+SEND = [socket.socket.send, exchange.send]
 
 
 @on_linux
@@ -393,15 +419,15 @@ def test_send_is_that_of_a_socket(pair, send, size):
 def test_quiet_is_neither_closed_nor_talking(pair):
     """A byte, the end and a closed descriptor are all found."""
     ours, theirs = pair
-    assert compiled.is_quiet(ours)
+    assert exchange.is_quiet(ours)
     theirs.send(b"x")
-    assert not compiled.is_quiet(ours)
+    assert not exchange.is_quiet(ours)
     assert ours.recv(9) == b"x"
-    assert compiled.is_quiet(ours)
+    assert exchange.is_quiet(ours)
     theirs.close()
-    assert not compiled.is_quiet(ours)
+    assert not exchange.is_quiet(ours)
     ours.close()
-    assert not compiled.is_quiet(ours)
+    assert not exchange.is_quiet(ours)
 
 
 # --- plain exchanges ---------------------------------------------------------------
@@ -545,10 +571,9 @@ def test_client_looks_before_it_sends():
 # --- the stub ------------------------------------------------------------------------
 
 
-def test_stub_tells_the_truth():
-    """`_wire.pyi` names what is there, with the parameters that are there."""
+@pytest.mark.parametrize("module", MODULES)
+def test_stub_tells_the_truth(module: str):
+    """A `.pyi` names what is there, with the parameters that are there."""
     stubtest = pytest.importorskip("mypy.stubtest")
-    options = stubtest.parse_options(
-        ["degu._wire", "--concise", "--ignore-disjoint-bases"]
-    )
+    options = stubtest.parse_options([module, "--concise", "--ignore-disjoint-bases"])
     assert stubtest.test_stubs(options) == 0
