@@ -58,10 +58,10 @@ def break_after(transfer: Transfer, most: int) -> None:
     move, start = transfer.move, transfer.done
 
     def counted(count: int) -> None:
-        if transfer.done - start >= most:
-            # What the kernel has of it already could be read on.
-            raise PeerError("the line broke")
+        was_broken = transfer.done - start >= most
         move(count)
+        if was_broken:  # what the kernel has of it already could be read on
+            raise PeerError("the line broke")
         if transfer.done - start >= most and transfer.close is not None:
             transfer.close()
 
