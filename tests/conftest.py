@@ -36,6 +36,7 @@ hypothesis.settings.register_profile(
     derandomize=True,
     database=None,
     max_examples=30,
+    suppress_health_check=list(hypothesis.HealthCheck),
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")

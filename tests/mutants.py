@@ -35,6 +35,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -54,7 +56,7 @@ PYTEST = [
     *("-o", "timeout=0", "--hypothesis-profile=mutants"),
     *("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"),
 ]
-LEAST_SECONDS = 5.0  # for a mutant's tests; then it hangs, which is noticed too
+LEAST_SECONDS = 5.0  # for one test; then it hangs, which is noticed too
 
 # --- what is changed -----------------------------------------------------------
 
@@ -94,6 +96,7 @@ METHODS = {
     "startswith": "endswith",
     "endswith": "startswith",
 }
+CODECS = {"ascii", "latin-1"}  # are the same in capitals
 NONE = ast.Constant(None)
 
 
@@ -123,7 +126,9 @@ def mutate_constant(node: ast.Constant) -> Iterator[ast.AST]:
         yield from (ast.Constant(value + 1), ast.Constant(value - 1))
     elif isinstance(value, str | bytes):
         mark: Any = b"XX" if isinstance(value, bytes) else "XX"
-        texts = [mark + value + mark, value.lower(), value.upper()]
+        texts = [mark + value + mark]
+        if value not in CODECS:
+            texts += [value.lower(), value.upper()]
         yield from (ast.Constant(text) for text in texts if text != value)
 
 
@@ -334,13 +339,17 @@ def common(one: str, other: str) -> int:
 
 
 def fork(work: Callable[[], Any], seconds: float, quiet: bool = True) -> Any:
-    """What `work` returns (as JSON) in a child; "killed" or "hangs" where it fails."""
+    """What `work` returns in a child (as JSON); "died" or "hangs" where it does not.
+
+    The kernel ends the child after `seconds`; `work` may set that alarm anew.
+    """
     sys.stdout.flush()
     with tempfile.TemporaryFile("w+") as file:
         pid = os.fork()
         if pid == 0:
             try:
                 os.setpgid(0, 0)
+                signal.setitimer(signal.ITIMER_REAL, seconds)
                 null = os.open(os.devnull, os.O_RDWR)
                 for number in range(3 if quiet else 1):
                     os.dup2(null, number)
@@ -351,14 +360,14 @@ def fork(work: Callable[[], Any], seconds: float, quiet: bool = True) -> Any:
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(1)
-        ended = signal.sigtimedwait([signal.SIGCHLD], seconds)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)  # whatever it started
         _, status = os.waitpid(pid, 0)
-        file.seek(0)
-        if ended is None:
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
             return "hangs"
-        return "killed" if status else json.load(file)
+        file.seek(0)
+        return "died" if status else json.load(file)
 
 
 def swap(path: Path, code: CodeType) -> bool:
@@ -380,13 +389,39 @@ def swap(path: Path, code: CodeType) -> bool:
     return True
 
 
-class Session:
-    """A pytest plugin: runs no test itself, but some for each mutant in a fork."""
+class Watcher:
+    """A pytest plugin that keeps which test failed first, and with what."""
 
-    def __init__(self, path: Path, mutants: list[Mutant]) -> None:
+    killer = ""
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Modules that can't be imported count too."""
+        if report.failed:
+            self.note(report)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Tests, and what they set up and take down."""
+        if report.failed:
+            self.note(report)
+
+    def note(self, report: Any) -> None:
+        """Keep the first one."""
+        crash = getattr(report.longrepr, "reprcrash", None) or report.longrepr
+        text = " ".join(str(getattr(crash, "message", crash)).split())
+        self.killer = self.killer or f"killed by {report.nodeid}: {text[:200]}"
+
+
+class Session(Watcher):
+    """A pytest plugin: runs no test itself, but some for each mutant in a fork.
+
+    It says "" through the pipe when it is ready, or why it never will be. Then it
+    gets one mutant's index at a time and says what became of that one.
+    """
+
+    def __init__(self, path: Path, mutants: list[Mutant], pipe: Connection) -> None:
         self.path = path
         self.mutants = mutants
-        self.found: list[str] = []
+        self.pipe = pipe
         self.touched: dict[int, set[int]] = defaultdict(set)
         self.seconds: list[float] = []
         self.items: list[pytest.Item] = []
@@ -395,32 +430,34 @@ class Session:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Instead of running the tests."""
         self.items = session.items
-        measured = fork(self.measure, 3600, quiet=False)
+        measured = fork(self.measure, 3600)
         if isinstance(measured, str):
-            sys.exit("expected tests that pass without a mutant, got one that fails")
+            self.pipe.send(measured)
+            return True
         for index, (seconds, lines) in enumerate(measured):
             self.seconds.append(seconds)
             for line in lines:
                 self.touched[line].add(index)
-        self.found = [self.try_quickly(mutant) for mutant in self.mutants]
+        self.pipe.send("")
+        with suppress(EOFError):
+            while True:
+                self.pipe.send(self.try_quickly(self.mutants[self.pipe.recv()]))
         return True
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """The first failure is enough."""
-        if report.failed:
-            print(report.longreprtext)
-            sys.stdout.flush()
-            os._exit(1)
-
     def run(self, indices: list[int]) -> Iterator[int]:
-        """Run some tests, one at each step."""
+        """Run some tests, one at each step, up to the first that fails."""
         for at, index in enumerate(indices):
             following = self.items[indices[at + 1]] if at + 1 < len(indices) else None
             item = self.items[index]
+            if self.seconds:
+                limit = LEAST_SECONDS + 5 * self.seconds[index]
+                signal.setitimer(signal.ITIMER_REAL, limit)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if self.killer:
+                return
             yield index
 
-    def measure(self) -> list[tuple[float, list[int]]]:
+    def measure(self) -> list[tuple[float, list[int]]] | str:
         """Of each test how many seconds it takes, and which lines it passes."""
         lines: set[int] = set()
         name = str(self.path)
@@ -441,7 +478,7 @@ class Session:
             lines.clear()
             started = time.monotonic()
         sys.settrace(None)
-        return found
+        return self.killer or found
 
     def try_quickly(self, mutant: Mutant) -> str:
         """Run the tests that pass the mutant's lines, each file's quick ones first."""
@@ -452,17 +489,23 @@ class Session:
             if swap(self.path, mutant.code):
                 for _ in self.run(order):
                     pass
-            return "alive"
+            return self.killer or "alive"
 
-        limit = LEAST_SECONDS + 5 * sum(self.seconds[at] for at in order)
-        return fork(work, limit) if order else "alive"
+        return str(fork(work, LEAST_SECONDS)) if order else "alive"
 
 
-def try_quickly(path: Path, mutants: list[Mutant], arguments: list[str]) -> list[str]:
-    """Of each mutant of a function whether some test that passes it fails."""
-    session = Session(path, mutants)
-    pytest.main([*PYTEST, *arguments], plugins=[session])
-    return session.found
+def start_session(
+    path: Path, mutants: list[Mutant], arguments: list[str]
+) -> Connection:
+    """The pipe to a process that collected the tests and waits for mutants."""
+    ours, theirs = Pipe()
+    if os.fork() == 0:
+        ours.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        pytest.main([*PYTEST, *arguments], plugins=[Session(path, mutants, theirs)])
+        os._exit(0)
+    theirs.close()
+    return ours
 
 
 def try_alone(path: Path, code: CodeType, arguments: list[str]) -> str:
@@ -477,7 +520,9 @@ def try_alone(path: Path, code: CodeType, arguments: list[str]) -> str:
         sys.modules[name] = module
         exec(code, vars(module))
         setattr(package, path.stem, module)
-        return "killed" if pytest.main([*PYTEST, *arguments]) else "alive"
+        watcher = Watcher()
+        status = pytest.main([*PYTEST, *arguments], plugins=[watcher])
+        return watcher.killer or (f"killed by status {status}" if status else "alive")
 
     return str(fork(work, 600))
 
@@ -498,19 +543,27 @@ def read_explained(path: Path) -> set[str]:
 def run(
     path: Path, mutants: list[Mutant], arguments: list[str], quick: bool
 ) -> Iterator[str]:
-    """Of each mutant what became of it: "killed", "hangs" or "alive"."""
-    inner = [mutant for mutant in mutants if mutant.function]
-    found = fork(lambda: try_quickly(path, inner, arguments), 86400, quiet=False)
-    if isinstance(found, str):
-        sys.exit(f"expected the tests to be collected, got: {found}")
+    """Of each mutant what became of it: "killed", "died", "hangs" or "alive"."""
     for text, expected in ((path.read_text(), "alive"), ("", "killed")):
-        if try_alone(path, compile(text, path, "exec"), arguments) != expected:
-            sys.exit(f"expected this to be {expected}, got another: {text[:20]!r}")
-    kinds = {mutant.name: kind for mutant, kind in zip(inner, found, strict=True)}
-    for mutant in mutants:
-        kind = kinds.get(mutant.name, "alive")
-        is_sure = kind != "alive" or (quick and mutant.name in kinds)
-        yield kind if is_sure else try_alone(path, mutant.code, arguments)
+        kind = try_alone(path, compile(text, path, "exec"), arguments)
+        if not kind.startswith(expected):
+            sys.exit(f"expected a control to be {expected}, got: {kind}")
+    session = start_session(path, mutants, arguments)
+    try:
+        if reason := session.recv():
+            sys.exit(f"expected tests that pass without a mutant, got one {reason}")
+        for index, mutant in enumerate(mutants):
+            kind = "alive"
+            if mutant.function:
+                session.send(index)
+                kind = session.recv()
+            if kind == "alive" and not (quick and mutant.function):
+                kind = try_alone(path, mutant.code, arguments)
+            yield kind
+    except EOFError:
+        sys.exit("expected a session of tests that goes on, it ended")
+    finally:
+        session.close()
 
 
 def main() -> int:
@@ -523,10 +576,14 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="don't try again, alone, what is alive"
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="killed ones too")
     parser.add_argument("--list", action="store_true", help="run nothing, only list")
     options = parser.parse_args()
     path = options.module.resolve()
     mutants = list(find_mutants(path))
+    explained = read_explained(path)
+    for name in sorted(explained - {mutant.name for mutant in mutants}):
+        print(f"{EXPLAINED.name} explains what is no mutant: {name}", flush=True)
     if options.only:
         only = set(options.only.read_text().splitlines())
         mutants = [mutant for mutant in mutants if mutant.name in only]
@@ -535,16 +592,17 @@ def main() -> int:
         return 0
     os.environ.setdefault("DEGU_PURE_PYTHON", "1")
     os.environ.setdefault("DEGU_TEST_TIMEOUT_FACTOR", "4")
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     tests = options.tests or TESTS[str(options.module)]
-    explained = read_explained(path)
     counts: Counter[str] = Counter()
     kinds = run(path, mutants, [*tests, "-k", options.k], options.quick)
     for mutant, kind in zip(mutants, kinds, strict=True):
         is_known = kind == "alive" and mutant.name in explained
-        counts["explained" if is_known else kind] += 1
-        if kind == "alive" and not is_known:
-            print(f"{path.name}:{mutant.lines[0]}: {mutant.name}", flush=True)
+        counts["explained" if is_known else kind.split()[0]] += 1
+        if kind != "alive" and mutant.name in explained:
+            print(f"{EXPLAINED.name} explains what is {kind}: {mutant.name}")
+        if options.verbose or (kind == "alive" and not is_known):
+            shown = f" ({kind})" if options.verbose else ""
+            print(f"{path.name}:{mutant.lines[0]}: {mutant.name}{shown}", flush=True)
     print(f"{len(mutants)} mutants:", dict(counts))
     return 1 if counts["alive"] else 0
 
