@@ -516,7 +516,7 @@ def _format_status_line(status: int, reason: str) -> bytes:
 
 def check_status(status: Any) -> None:
     """Raise `AppError` unless `status` is an `int` (not `bool`) from 100 to 599."""
-    if type(status) is bool or not isinstance(status, int) or not 100 <= status <= 599:
+    if not isinstance(status, int) or not 100 <= status <= 599:
         raise AppError(f"status: expected an int from 100 to 599, got {shown(status)}")
 
 

@@ -241,6 +241,7 @@ def test_request_is_formatted(wire: Any, arguments: Any, head: bytes):
         (("GET", "/a/..", {}), "uri: expected a path without dot segments"),
         (("GET", "*", {}), "uri: expected a path and query .* got '*'"),
         (("GET", "http://a/", {}), "uri: expected a path from '/', got 'http://a/'"),
+        (("GET", "X://a/", {}), "uri: expected a path from '/', got 'X://a/'"),
         (("GET", "/" * 8193, {}), "uri: expected a target .* 8192 bytes, got 8193"),
         (("GET", "/" * 9000, {}), "8192 bytes, got a request-line of 9013"),
         (("GET", "/", None), "headers: expected a dict, got None"),
@@ -1487,6 +1488,20 @@ def test_lines_that_came_before_are_remembered():
     assert wire.parse_response(status_line)[1] is wire.parse_response(status_line)[1]
     formatted = [wire.format_response(404, "Nowhere at all", {}) for _ in range(2)]
     assert formatted[0] is formatted[1]
+    wire.format_request("GET", "/never-came", {"x-two": "remembered"})
+    assert "GET /never-came HTTP/1.1" in wire._request_lines
+    kept = wire._field_lines["x-two", "remembered"]
+    assert kept == b"\r\nx-two: remembered"
+    wire.format_headers({"x-two": "remembered"})
+    assert wire._field_lines["x-two", "remembered"] is kept
+
+
+def test_no_object_of_an_app_is_remembered():
+    """What is a str by its exact type holds nothing else; a subclass may."""
+    sly: list[dict[str, Any]] = [{Sly("x-three"): "a"}, {"x-three": Sly("a")}]
+    for headers in sly:
+        assert wire.format_headers(headers) == b"x-three: a"
+        assert ("x-three", "a") not in wire._field_lines
 
 
 def flood(wire: Any, number: int, size: int) -> None:
