@@ -892,7 +892,9 @@ class ChunkedInput(_InputBody):
                 return True
             self.trailers = wire.parse_trailers(self._read_trailers())
         except DeguError as error:
-            raise self._break(error) from None
+            if error is not self.error:  # that of a line has broken it already
+                self._break(error)
+            raise
         self.closed = True
         return False
 
@@ -1071,18 +1073,17 @@ class ChunkedOutput(_OutputBody):
             if not data:
                 last = head
                 continue
+            pieces: tuple[BytesLike, ...] = (head + b"\r\n", data, b"\r\n")
             if len(data) <= JOIN_SIZE:
-                file.write(b"".join((head, b"\r\n", data, b"\r\n")))
-            else:
-                file.write(head + b"\r\n")
-                _write_all(file, memoryview(data))
-                file.write(b"\r\n")
+                pieces = (b"".join(pieces),)
+            for piece in pieces:
+                _write_all(file, memoryview(piece))
             total += len(data)
         trailers = self.trailers
         if trailers is None:
             trailers = getattr(self.source, "trailers", None)
         section = wire.format_trailers(trailers) + b"\r\n" if trailers else b""
-        file.write(b"".join((last, b"\r\n", section, b"\r\n")))
+        _write_all(file, memoryview(b"".join((last, b"\r\n", section, b"\r\n"))))
         return total
 
 

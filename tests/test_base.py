@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import itertools
+import random
+import re
+import select
 import socket
+import ssl
+import struct
+import sys
 import threading
 import time
 import tracemalloc
+from array import array
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from degu import base, wire
+from degu import base, tls, wire
 from degu.base import (
     ChunkedInput,
     ChunkedOutput,
@@ -26,6 +36,7 @@ from degu.base import (
     complete_headers,
     make_input,
     make_output_from_input,
+    write_body,
 )
 from degu.errors import (
     AppError,
@@ -39,14 +50,23 @@ from degu.errors import (
     ParseError,
     PeerError,
     SlowPeerError,
+    TargetTooLongError,
     UnderFlowError,
+    shown,
 )
 from degu.limits import (
+    JOIN_SIZE,
+    LINGER_TIMEOUT,
+    MAX_BODY_SIZE,
     MAX_CHUNK_LINE_SIZE,
     MAX_CHUNK_SIZE,
+    MAX_HEAD_SIZE,
     MAX_READ_SIZE,
     MAX_TRAILERS_SIZE,
 )
+from degu.testing.pki import TempPKI
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
 
 CHUNKS = [("k=v", b"hello"), (None, b" "), ("a;b=c", b"world"), ("last", b"")]
 CODED = b"5;k=v\r\nhello\r\n1\r\n \r\n5;a;b=c\r\nworld\r\n0;last\r\nx-sum: 7\r\n\r\n"
@@ -337,7 +357,7 @@ def test_chunks_iterates_to_the_last_one():
     """`chunks()` ends with the empty chunk, and can't be had twice."""
     body = ChunkedInput(io.BytesIO(CODED))
     assert list(body.chunks()) == CHUNKS
-    with pytest.raises(BodyClosedError):
+    with pytest.raises(BodyClosedError, match=r"read to its end: ChunkedInput\("):
         next(body.chunks())
 
 
@@ -449,8 +469,130 @@ def test_trailers_have_a_cap():
             with pytest.raises(HeadTooLargeError):
                 body.read()
     many = b"x%d: 1\r\n" * 2000 % tuple(range(2000))
-    with pytest.raises(HeadTooLargeError):
-        ChunkedInput(io.BytesIO(b"0\r\n" + many + b"\r\n")).read()
+    file = io.BytesIO(b"0\r\n" + many + b"\r\n")
+    with pytest.raises(HeadTooLargeError, match="trailers of at most 8192 bytes"):
+        ChunkedInput(file).read()
+    assert file.tell() < MAX_TRAILERS_SIZE + 10
+
+
+@pytest.mark.parametrize(
+    ("coded", "message"),
+    [
+        (b"3\r\nabcXX0\r\n", "expected CRLF after a chunk's data, got b'XX'"),
+        (b"3\nabc", r"expected a chunk's line ending with CRLF, got b'3\\n'"),
+        (b"0\r\nx: 1\n\r\n", r"expected trailers ending with CRLF, got b'x: 1\\n'"),
+        (b"0\r\n" + b"x" * 9000 + b"\n", "expected trailers of at most 8192 bytes"),
+    ],
+)
+def test_a_bad_line_of_the_coding_is_shown(coded: bytes, message: str):
+    """With what was expected; the body keeps the error."""
+    body = ChunkedInput(io.BytesIO(coded))
+    with pytest.raises((ParseError, HeadTooLargeError), match=message) as caught:
+        body.read()
+    assert body.error is caught.value
+
+
+@pytest.mark.parametrize("part", ["size", "data", "end", "trailers"])
+@pytest.mark.parametrize("error", [PeerError("gone"), SlowPeerError("slow")])
+def test_a_chunked_body_whose_file_breaks_is_broken(part: str, error: PeerError):
+    """An error of the peer is an early end, wherever it comes; slowness stays that."""
+    size = {"size": 0, "data": 7, "end": 12, "trailers": len(CODED) - 2}[part]
+    aborted: list[BaseException] = []
+
+    class Breaks(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            if count := super().readinto(buffer):
+                return count
+            raise error from OSError("why")
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            if line := super().readline(size):
+                return line
+            raise error from OSError("why")
+
+        def abort(self, error: BaseException) -> None:
+            aborted.append(error)
+
+    body = ChunkedInput(Breaks(CODED[:size]))
+    with pytest.raises(ConnectionError) as caught:
+        body.read()
+    assert body.error is caught.value
+    assert aborted == [caught.value]
+    if isinstance(error, SlowPeerError):
+        assert caught.value is error
+        assert isinstance(error.__cause__, OSError)
+    else:
+        assert isinstance(caught.value, UnderFlowError)
+        assert caught.value.__cause__ is error
+
+
+@inputs
+def test_an_input_body_says_what_it_is(make: Callable[[bytes], Any]):
+    """By its attributes and its `repr`, from the start."""
+    body = make(b"hello")
+    assert body.closed is False
+    assert body.error is None
+    assert body.chunked is (make is chunked)
+    assert body.content_length == (5 if make is sized else None)
+    tail = "" if make is chunked else f", {body.content_length}"
+    assert repr(body) == f"{type(body).__name__}({body.rfile!r}{tail})"
+    if make is chunked:
+        assert body.extension is None
+    body.read()
+    assert body.closed is True
+
+
+def test_a_cap_counts_over_all_reads():
+    """Not for each of them: of a body until close, and of one in chunks."""
+    body: Any = Input(io.BytesIO(b"hello"), None, 4)
+    assert body.read(2) == b"he"
+    assert body.read(2) == b"ll"
+    with pytest.raises(ContentTooLargeError, match="at most 4 bytes"):
+        body.read(1)
+    body = ChunkedInput(io.BytesIO(b"2\r\nab\r\n2\r\ncd\r\n2\r\nef\r\n0\r\n\r\n"), 5)
+    assert body.read(4) == b"abcd"
+    with pytest.raises(ContentTooLargeError, match="at most 5 bytes"):
+        body.read(1)
+
+
+def test_what_the_cap_put_back_counts_once_and_breaks_as_before():
+    """A refused `read()` leaves the account as it was, and the file known."""
+    aborted: list[Any] = []
+
+    class Breaks(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            if count := super().readinto(buffer):
+                return count
+            raise PeerError("reset")
+
+        def abort(self, error: BaseException) -> None:
+            aborted.append(error)
+
+    size = MAX_READ_SIZE + 5
+    body = Input(Breaks(bytes(size)), None, size)
+    with pytest.raises(ContentTooLargeError) as refused:
+        body.read()
+    assert body.error is refused.value
+    with pytest.raises(UnderFlowError, match=f"after {size} of an") as caught:
+        body.write_to(io.BytesIO())
+    assert aborted == [caught.value]
+
+
+def test_a_body_that_is_all_there_is_taken_at_once(pair):
+    """What came with its head needs no further call; what follows is left."""
+    ours, _ = pair
+    stream = make_stream(ours)
+    for rest in (b"", b"!"):
+        stream.put_back(b"hello" + rest)
+        body = Input(stream, 5)
+        assert body.read() == b"hello"
+        assert body.closed is True
+        assert body.remaining == 0
+        assert stream.surplus == rest
+    stream.put_back(b"hello")
+    buffer = bytearray(3)
+    assert Input(stream, 5).readinto(buffer) == 3
+    assert buffer == b"hel"
 
 
 # --- bodies that go out ----------------------------------------------------------
@@ -485,10 +627,10 @@ def test_output_with_too_much_is_an_error_and_sends_no_more_than_its_length(leng
 @pytest.mark.parametrize("pieces", [[], [b""], [b"abc"]])
 def test_output_with_too_little_is_an_error(pieces: list[bytes]):
     """An underflow says how many of how many bytes the source gave."""
-    with pytest.raises(UnderFlowError, match="of 4 bytes"):
-        write(Output(pieces, 4))
-    with pytest.raises(UnderFlowError):
-        list(Output(pieces, 4))
+    for use in (write, list):
+        with pytest.raises(UnderFlowError, match=r"[03] of 4 bytes") as caught:
+            use(Output(pieces, 4))
+        assert caught.value.received == len(b"".join(pieces))
 
 
 def make_outputs(folder: Path) -> Iterator[Any]:
@@ -498,6 +640,68 @@ def make_outputs(folder: Path) -> Iterator[Any]:
     yield FileOutput(open(folder / "file", "rb"))  # noqa: SIM115
     yield Output(sized(b"hello"), 5)
     yield ChunkedOutput(chunked(b"hello"))
+
+
+def test_an_output_body_says_what_it_is(tmp_path: Path):
+    """By its `repr`, and by `closed`, which is True when it was used."""
+    for body in make_outputs(tmp_path):
+        source = body.fp if isinstance(body, FileOutput) else body.source
+        tail = "" if isinstance(body, ChunkedOutput) else ", 5"
+        assert repr(body) == f"{type(body).__name__}({source!r}{tail})"
+        assert body.closed is False
+        write(body)
+        assert body.closed is True
+
+
+def test_an_output_body_goes_to_a_file_that_takes_few_bytes(tmp_path: Path):
+    """A raw file or a pipe may take less than it is given; nothing gets lost."""
+    bodies = zip(make_outputs(tmp_path), make_outputs(tmp_path), strict=True)
+    for body, same in bodies:
+        target = Takes(2)
+        assert body.write_to(target) == 5
+        assert target.data == write(same)
+    data = bytes(JOIN_SIZE + 1)
+    target = Takes(1000)
+    assert ChunkedOutput([data], {"x": "y"}).write_to(target) == len(data)
+    assert target.data == b"10001\r\n" + data + b"\r\n0\r\nx: y\r\n\r\n"
+
+
+class Counts(io.BytesIO):
+    """A file that knows how much it was given in each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def write(self, data: Any) -> int:
+        self.sizes.append(len(data))
+        return super().write(data)
+
+
+def test_a_small_chunk_leaves_in_one_call():
+    """A large one is not copied to be joined to its line."""
+    target = Counts()
+    ChunkedOutput([bytes(JOIN_SIZE), bytes(JOIN_SIZE + 1)]).write_to(target)
+    assert target.sizes == [JOIN_SIZE + 9, 7, JOIN_SIZE + 1, 2, 5]
+
+
+def test_an_output_of_another_length_than_its_input_is_an_error():
+    """Also where the input could have been sent as it is."""
+    target = io.BytesIO()
+    with pytest.raises(OverFlowError):
+        Output(sized(b"hello"), 3).write_to(target)
+    with pytest.raises(UnderFlowError, match="5 of 9 bytes"):
+        Output(sized(b"hello"), 9).write_to(target)
+    assert Output(sized(b""), 0).write_to(io.BytesIO()) == 0
+    assert Output([], MAX_BODY_SIZE).content_length == MAX_BODY_SIZE
+
+
+def test_pieces_of_other_items_are_bytes():
+    """A view of wider or signed numbers is sent as the bytes that it is of."""
+    view = memoryview(array("i", [-1, 5]))
+    (piece,) = Output([view], view.nbytes)
+    assert piece[0] == 255
+    assert bytes(piece) == bytes(view)
 
 
 def test_an_output_body_can_be_used_once(tmp_path: Path):
@@ -532,7 +736,8 @@ def test_a_used_body_is_refused_before_a_head_is_sent(tmp_path: Path):
 @pytest.mark.parametrize("source", ["hello", b"hello", 5, None])
 def test_a_source_that_is_no_iterable_of_bytes_is_refused(make, source: Any):
     """A `str`, plain bytes (whose items are ints) and others: the error shows them."""
-    with pytest.raises(TypeError, match="source: expected an iterable of bytes, got"):
+    message = f"source: expected an iterable of bytes, got {source!r}"
+    with pytest.raises(TypeError, match=message):
         make(source)
 
 
@@ -566,7 +771,7 @@ def test_a_last_chunk_is_added_where_there_is_none():
 @pytest.mark.parametrize("after", [b"", b"more"])
 def test_a_chunk_after_the_last_is_an_error(after: bytes):
     """An empty piece ends the body; nothing may follow."""
-    with pytest.raises(ChunkError, match="after the last"):
+    with pytest.raises(ChunkError, match=f"after the last, got {after!r}"):
         write(ChunkedOutput([b"hello", b"", after]))
 
 
@@ -606,6 +811,10 @@ def test_file_output_sends_from_the_position_and_closes_the_file(tmp_path: Path)
         assert file.closed
     with open(path, "rb") as file:
         assert write(FileOutput(file, 5)) == b"hello"
+    for position in (11, 100):
+        with open(path, "rb") as file:
+            file.seek(position)
+            assert FileOutput(file).content_length == 0
     with open(path, "rb") as file:
         assert b"".join(FileOutput(file)) == b"hello world"
         assert file.closed
@@ -629,7 +838,7 @@ def test_a_file_opened_for_text_is_refused(tmp_path: Path):
     """The error names the argument."""
     path = tmp_path / "file"
     path.write_text("hello")
-    with open(path) as file, pytest.raises(TypeError, match="fp: expected a file"):
+    with open(path) as file, pytest.raises(TypeError, match=r"rb', got <_io\.T"):
         FileOutput(file)
 
 
@@ -680,7 +889,8 @@ def test_make_output_from_input_sends_the_rest_of_a_body_that_was_begun():
 @pytest.mark.parametrize("body", [b"bytes", "text", 5, Output([], 0)])
 def test_make_output_from_input_refuses_anything_else(body: Any):
     """What is no input body is a `TypeError` that shows it."""
-    with pytest.raises(TypeError, match="body: expected None, Input or ChunkedInput"):
+    message = re.escape(f"Input or ChunkedInput, got {body!r}")
+    with pytest.raises(TypeError, match=message):
         make_output_from_input(body)
 
 
@@ -696,7 +906,8 @@ def test_a_length_of_zero_is_no_body():
         headers: dict[str, Any] = {"content-length": 0, "x": "y"}
         assert build(headers, method, status) is None
         assert headers == {"x": "y"}
-    for method, status, length in (("HEAD", 200, 0), ("HEAD", 200, 5), ("GET", 304, 5)):
+    answers = [("HEAD", 200), ("GET", 304), ("HEAD", 404)]
+    for (method, status), length in itertools.product(answers, (0, 5)):
         headers = {"content-length": length}
         assert build(headers, method, status) is None
         assert headers == {"content-length": length}
@@ -707,6 +918,64 @@ def test_a_body_over_the_cap_is_refused_by_its_head():
     assert build({"content-length": 100}, "PUT", None).content_length == 100
     with pytest.raises(ContentTooLargeError, match="at most 100 bytes, got 101"):
         build({"content-length": 101}, "PUT", None)
+
+
+@pytest.mark.parametrize("cap", [4, 5])
+@pytest.mark.parametrize(
+    ("headers", "status", "data"),
+    [
+        ({"content-length": 5}, None, b"hello"),
+        ({"transfer-encoding": "chunked"}, None, b"5\r\nhello\r\n0\r\n\r\n"),
+        ({}, 200, b"hello"),
+    ],
+)
+def test_a_body_is_read_from_its_stream(pair, headers: Any, status: Any, data, cap):
+    """By each framing, up to the cap that was given."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    theirs.sendall(data)
+    theirs.close()
+    make: Any = make_input
+    method = "GET" if status else "PUT"
+    if cap < 5:
+        with pytest.raises(ContentTooLargeError, match="at most 4 bytes"):
+            make(stream, headers, method, status, cap).read()
+    else:
+        body = make(stream, headers, method, status, cap)
+        assert body.rfile is stream
+        assert body.read() == b"hello"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: b"hello",
+        lambda: bytearray(b"hello"),
+        lambda: memoryview(b"hello"),
+        lambda: memoryview(array("b", b"hello")),
+        lambda: Output([b"hello"], 5),
+        lambda: FileOutput(io.BytesIO(b"hello"), 5),
+        lambda: sized(b"hello"),
+        lambda: ChunkedOutput([b"hello"]),
+        lambda: chunked(b"hello"),
+        lambda: until_close(b"hello"),
+        lambda: None,
+    ],
+)
+def test_a_body_is_written_by_its_framing(pair, make: Callable[[], Any]):
+    """Whatever its type is, what goes out is what its headers said."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    body = make()
+    framed = complete_headers({}, body, "PUT", 200)
+    write_body(stream, body)
+    stream.close()
+    sent = theirs.makefile("rb").read()
+    if "transfer-encoding" in framed:
+        assert sent == b"5\r\nhello\r\n0\r\n\r\n"
+    else:
+        assert sent == (b"" if body is None else b"hello")
+        assert framed == {"content-length": len(sent)}
 
 
 class TestCompleteHeaders:
@@ -813,14 +1082,29 @@ class TestCompleteHeaders:
     )
     def test_a_body_of_another_type_is_refused(self, body: Any):
         """The error lists what a body may be."""
-        with pytest.raises(AppError, match="body: expected None, bytes, Output"):
+        message = re.escape(shown(body))
+        with pytest.raises(AppError, match=f"expected None, bytes, .* got {message}"):
             complete_headers({}, body, "PUT")
 
     @pytest.mark.parametrize("headers", [None, [("a", "b")], "a: b", 5])
     def test_headers_that_are_no_dict_are_refused(self, headers: Any):
         """The error names the argument and shows what came."""
-        with pytest.raises(AppError, match="headers: expected a dict, got"):
+        message = re.escape(f"headers: expected a dict, got {headers!r}")
+        with pytest.raises(AppError, match=message):
             complete_headers(headers, None, "GET")
+
+    def test_headers_may_be_any_mapping(self):
+        """What is like a dict is as good as one."""
+        framed = complete_headers(UserDict(a="b"), b"hello", "PUT")
+        assert framed == {"a": "b", "content-length": 5}
+
+    def test_a_body_of_no_bytes_is_none_although_it_is_read(self):
+        """It has been at its end from the start; one of a byte has not."""
+        assert complete_headers({}, sized(b""), "GET") == {}
+        body = sized(b"x")
+        body.read()
+        with pytest.raises(BodyClosedError, match=r"expected an unused one, got Input"):
+            complete_headers({}, body, "PUT")
 
 
 # --- the stream ------------------------------------------------------------------
@@ -1064,6 +1348,563 @@ def test_a_stream_that_is_dropped_closes_its_socket(pair):
     del body
     assert ours.fileno() == -1
     assert theirs.recv(1) == b""
+
+
+# What a kernel says of a timeout: that many seconds and microseconds.
+def kernel_timeout(sock: socket.socket, option: int) -> float:
+    seconds, micros = struct.unpack(
+        "ll", sock.getsockopt(socket.SOL_SOCKET, option, 16)
+    )
+    return float(seconds + micros / 1_000_000)
+
+
+@linux
+def test_the_kernel_keeps_the_timeouts_of_a_plain_socket(pair):
+    """Both ways, exactly; none is so small that it would mean to wait forever."""
+    ours, _ = pair
+    ours.settimeout(7)
+    stream = make_stream(ours, timeout=100_000.25)
+    assert ours.gettimeout() is None
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        assert kernel_timeout(ours, option) == pytest.approx(100_000.25, abs=0.02)
+    for wait in (1e-9, 0.0):
+        stream.expect(wait)
+        assert 0 < kernel_timeout(ours, socket.SO_RCVTIMEO) < 0.1
+    assert kernel_timeout(ours, socket.SO_SNDTIMEO) > 100_000
+
+
+@linux
+def test_the_kernel_is_told_of_a_timeout_where_it_changes(pair):
+    """Not for each head and each read: it would be a call more."""
+    ours, theirs = pair
+    stream = make_stream(ours, timeout=5.0)
+    stream.expect(3.0)
+    theirs.sendall(b"a\r\n\r\nb\r\n\r\n1" * 3)
+    assert kernel_timeout(ours, socket.SO_RCVTIMEO) == 3.0
+    stream._set_kernel_timeout(socket.SO_RCVTIMEO, 9.0)  # behind its back
+    for wait in (3.0, 3.0):
+        stream.expect(wait)
+        assert kernel_timeout(ours, socket.SO_RCVTIMEO) == 9.0
+    assert stream.read_head(3.0, request=True) == b"a"
+    assert kernel_timeout(ours, socket.SO_RCVTIMEO) == 9.0
+    assert stream.read_head(4.0, request=True) == b"b"
+    assert stream.read_head(4.0, request=True) == b"1a"
+    stream.put_back(b"")
+    theirs.sendall(b"c\r\n\r\n")
+    assert stream.read_head(4.0, request=True) == b"c"
+    assert kernel_timeout(ours, socket.SO_RCVTIMEO) == 4.0
+    theirs.sendall(b"12")
+    assert stream.readinto(bytearray(1)) == 1
+    assert kernel_timeout(ours, socket.SO_RCVTIMEO) == 5.0
+    stream._set_kernel_timeout(socket.SO_RCVTIMEO, 9.0)
+    assert stream.readinto(bytearray(1)) == 1
+    assert kernel_timeout(ours, socket.SO_RCVTIMEO) == 9.0
+
+
+@pytest.fixture
+def tls_pair(pki: TempPKI) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
+    """A server's and a client's end of TLS after its handshake."""
+    ends = socket.socketpair()
+    server = tls.wrap_server(tls.build_server_sslctx(pki.server_sslconfig), ends[0])
+    client = tls.wrap_client(
+        tls.build_client_sslctx(pki.client_sslconfig), ends[1], "localhost"
+    )
+    with server, client:
+        thread = threading.Thread(target=tls.handshake, args=(server, 5.0))
+        thread.start()
+        tls.handshake(client, 5.0)
+        thread.join()
+        client.settimeout(5.0)
+        yield server, client
+
+
+@pytest.fixture(scope="module")
+def pki() -> Iterator[TempPKI]:
+    """One set of certificates for the module."""
+    with TempPKI() as pki:
+        yield pki
+
+
+class Subclassed(socket.socket):
+    """A socket whose class may do more than the kernel, as that of TLS does."""
+
+
+@pytest.fixture(params=["plain", "subclassed", "tls"])
+def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
+    """Our end and theirs, as each kind of socket that a stream may have."""
+    if request.param == "tls":
+        yield request.getfixturevalue("tls_pair")
+        return
+    ours, theirs = socket.socketpair()
+    if request.param == "subclassed":
+        ours = Subclassed(fileno=ours.detach())
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_any_socket_reads_and_writes_the_same(ends: Any):
+    """Heads, surplus, lines and bodies, both ways."""
+    ours, theirs = ends
+    stream = make_stream(ours)
+    theirs.sendall(b"head\r\n\r\nline\nhello")
+    assert stream.read_head(2.0, request=True) == b"head"
+    assert stream.readline(100) == b"line\n"
+    assert stream.read(5) == b"hello"
+    theirs.sendall(b"line")
+    theirs.sendall(b" 2\nab")
+    assert stream.readline(100) == b"line 2\n"
+    assert stream.readline(1) == b"a"
+    stream.send_message(b"one")
+    stream.send(b" two")
+    assert stream.write(b" three") == 6
+    received = b""
+    while len(received) < 13:
+        received += theirs.recv(100)
+    assert received == b"one two three"
+
+
+def test_a_timeout_is_one_on_any_socket(ends: Any):
+    """A peer that says nothing ends a wait, with an error that says so."""
+    ours, _ = ends
+    stream = make_stream(ours, timeout=0.05, head_timeout=0.05)
+    for wait in (
+        lambda: stream.read(1),
+        lambda: stream.readline(10),
+        lambda: stream.read_head(0.05, request=True),
+    ):
+        with pytest.raises(SlowPeerError, match="not send or take a byte in") as caught:
+            wait()
+        assert isinstance(caught.value.__cause__, TimeoutError | BlockingIOError)
+        assert stream.error is caught.value
+    stream.put_back(b"G")
+    with pytest.raises(HeadTimeoutError):
+        stream.read_head(0.05, request=True)
+
+
+@pytest.mark.parametrize("how", ["send", "send_message", "write"])
+def test_a_peer_that_takes_nothing_is_a_slow_one(ends: Any, how: str):
+    """Also where a call could still place a part of it."""
+    ours, _ = ends
+    stream = make_stream(ours, timeout=0.05)
+    with pytest.raises(SlowPeerError):
+        getattr(stream, how)(bytes(5_000_000))
+
+
+@pytest.mark.parametrize("how", ["send", "send_message", "write"])
+def test_a_large_message_is_sent_whole(ends: Any, how: str):
+    """However much the kernel takes at once."""
+    ours, theirs = ends
+    stream = make_stream(ours)
+    data = random.Random(5).randbytes(3_000_000)
+    received = bytearray()
+
+    def receive() -> None:
+        while len(received) < len(data):
+            received.extend(theirs.recv(200_000))
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    getattr(stream, how)(data)
+    thread.join(5)
+    assert received == data
+
+
+def reset(sock: socket.socket) -> None:
+    """Close so that the peer gets an RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+BROKEN: dict[str, Callable[[Stream], Any]] = {
+    "readinto": lambda stream: stream.readinto(bytearray(5)),
+    "readline": lambda stream: stream.readline(5),
+    "send": lambda stream: stream.send(b"x"),
+    "send_message": lambda stream: stream.send_message(b"x"),
+    "write": lambda stream: stream.write(b"x"),
+    "sendfile": lambda stream: FileOutput(open(__file__, "rb")).write_to(stream),  # noqa: SIM115
+    "expect": lambda stream: stream.expect(stream.sock.close() or 1),  # type: ignore[func-returns-value]
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_connection_that_broke_says_how(how: str):
+    """The error of the system is shown, kept as the cause, and remembered."""
+    ours, theirs = make_pair(socket.AF_INET)
+    stream = make_stream(ours)
+    reset(theirs)
+    with pytest.raises(PeerError, match=r"the connection broke: \[Errno") as caught:
+        BROKEN[how](stream)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert not isinstance(caught.value, SlowPeerError | EmptyHeadError)
+    assert stream.error is caught.value
+    stream.close()
+
+
+def test_a_reset_where_a_head_should_begin_is_no_head():
+    """Whether a peer closes or resets an idle connection is all the same."""
+    ours, theirs = make_pair(socket.AF_INET)
+    stream = make_stream(ours)
+    reset(theirs)
+    with pytest.raises(EmptyHeadError, match="closed the connection before") as caught:
+        stream.read_head(1.0, request=True)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert stream.error is caught.value
+    stream.close()
+
+
+def test_a_body_that_breaks_off_aborts_its_stream(pair):
+    """Whoever has the connection hears of it, once, with the error of the body."""
+    ours, theirs = pair
+    calls: list[str] = []
+    stream = make_stream(ours, on_abort=lambda: calls.append("aborted"))
+    assert stream.error is None
+    body = Input(stream, 9)
+    theirs.sendall(b"hello")
+    theirs.close()
+    with pytest.raises(UnderFlowError) as caught:
+        body.read()
+    assert stream.error is body.error is caught.value
+    assert calls == ["aborted"]
+
+
+TWO_HEADS = b"one\r\na: b\r\n\r\ntwo\r\n\r\nrest"
+
+
+@pytest.mark.parametrize("cut", range(1, len(TWO_HEADS)))
+def test_a_head_in_two_pieces_is_found(pair, cut: int):
+    """Wherever it is cut, and although another one follows."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    stream.put_back(TWO_HEADS[:cut])
+    theirs.sendall(TWO_HEADS[cut:])
+    assert stream.read_head(1.0, request=True) == b"one\r\na: b"
+    assert stream.read_head(1.0, request=True) == b"two"
+    assert stream.read(4) == b"rest"
+
+
+@pytest.mark.parametrize("cut", range(4))
+def test_an_empty_head_is_one(pair, cut: int):
+    """It is for the grammar to refuse it; what follows is not taken for it."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    data = b"\r\n\r\none\r\n\r\n"
+    stream.put_back(data[:cut])
+    theirs.sendall(data[cut:])
+    assert stream.read_head(1.0, request=True) == b""
+    assert stream.read_head(1.0, request=True) == b"one"
+
+
+@pytest.mark.parametrize("kept", [0, 1, MAX_HEAD_SIZE - 2, MAX_HEAD_SIZE + 100])
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_head_has_a_cap(pair, kept: int, over: int):
+    """32 KiB with its empty line, and no byte more, however it comes."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    head = b"x: y\r\nx: " + b"a" * (MAX_HEAD_SIZE - 13 + over)
+    data = head + b"\r\n\r\n" + b"b" * 200
+    stream.put_back(data[:kept])
+    theirs.sendall(data[kept:])
+    if over:
+        with pytest.raises(HeadTooLargeError):
+            stream.read_head(1.0, request=True)
+    else:
+        assert stream.read_head(1.0, request=True) == head
+
+
+@pytest.mark.parametrize("request_", [True, False])
+def test_a_head_that_nothing_can_mend_is_refused_at_once(pair, request_: bool):
+    """As what it is to be: a status line may be longer than a request line."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    stream.put_back(b"HTTP/1.1 200 " + b"a" * 9000)
+    if request_:
+        with pytest.raises(TargetTooLongError):
+            stream.read_head(1.0, request=True)
+    else:
+        theirs.sendall(b"\r\n\r\n")
+        assert len(stream.read_head(1.0, request=False)) == 9013
+    stream.put_back(b"GET / HTTP/1.1\nhost: a\n\n")
+    with pytest.raises(ParseError, match="lines ending with CRLF"):
+        stream.read_head(1.0, request=request_)
+
+
+def test_a_head_that_stops_has_its_own_deadline(pair):
+    """The rest of it is not waited for as long as its beginning."""
+    ours, theirs = pair
+    stream = make_stream(ours, head_timeout=0.1)
+    theirs.send(b"G")
+    started = time.monotonic()
+    with pytest.raises(HeadTimeoutError):
+        stream.read_head(3.0, request=True)
+    assert time.monotonic() - started < 1.0
+
+
+def test_what_was_put_back_is_read_first(pair):
+    """And then what comes; a buffer may be smaller or larger."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    stream.put_back(b"hello")
+    buffer = bytearray(b"......")
+    assert stream.readinto(memoryview(buffer)[:2]) == 2
+    assert stream.surplus == b"llo"
+    assert stream.readinto(memoryview(buffer)[2:]) == 3
+    assert buffer == b"hello."
+    stream.put_back(b"he")
+    theirs.sendall(b"llo")
+    theirs.close()
+    assert stream.read(5) == b"hello"
+    stream.put_back(b"hel")
+    assert stream.read(3) == b"hel"
+    assert stream.surplus == b""
+    stream.put_back(b"hel")
+    assert stream.read(2) == b"he"
+    assert stream.read(5) == b"l"
+    assert stream.read(5) == b""
+
+
+def test_a_line_ends_at_its_first_lf_or_its_size_or_the_end(pair):
+    """What is behind it stays for the next one."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    theirs.sendall(b"\none\ntwo\nthree\n")
+    lines = [stream.readline(size) for size in (9, 4, 3, 9, 5, 9)]
+    assert lines == [b"\n", b"one\n", b"two", b"\n", b"three", b"\n"]
+    stream.put_back(b"ab")
+    theirs.sendall(b"c\nd")
+    assert stream.readline(3) == b"abc"
+    assert stream.readline(2) == b"\n"
+    theirs.sendall(b"e")
+    theirs.close()
+    assert stream.readline(9) == b"de"
+    assert stream.readline(9) == b""
+
+
+@pytest.mark.parametrize("how", ["readinto", "readline"])
+def test_an_interim_response_goes_out_before_a_wait(pair, how: str):
+    """Once, and not where nothing has to be waited for."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    stream.interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+    def read() -> bytes:
+        if how == "readline":
+            return stream.readline(2)
+        buffer = bytearray(2)
+        return bytes(buffer[: stream.readinto(buffer)])
+
+    stream.put_back(b"ab")
+    assert read() == b"ab"
+    assert stream.interim
+    theirs.sendall(b"cd")
+    assert read() == b"cd"
+    assert stream.interim == b""
+    theirs.sendall(b"ef")
+    assert read() == b"ef"
+    assert theirs.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    stream.interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    stream.send_message(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert stream.interim == b""
+    theirs.sendall(b"gh")
+    assert read() == b"gh"
+    assert theirs.recv(100) == b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", ["nothing", "head", "message"])
+@pytest.mark.parametrize("how", ["readinto", "readline"])
+def test_patience_is_counted_anew_for_each_message(pair, before: str, how: str):
+    """What was waited and moved before has no say; then both are added up."""
+    ours, theirs = pair
+    stream = make_stream(ours, timeout=2.0, min_rate=10)
+    if before != "nothing":
+        stream._waited, stream._moved = 100.0, 10_000
+    if before == "head":
+        theirs.sendall(b"x\r\n\r\n")
+        stream.read_head(1.0, request=True)
+    elif before == "message":
+        stream.send_message(b"x")
+    assert (stream._waited, stream._moved, stream._since) == (0.0, 0, 0.0)
+
+    def read() -> None:
+        theirs.send(b"x")
+        stream.readline(1) if how == "readline" else stream.readinto(bytearray(1))
+
+    read()
+    stream._waited = 1.1
+    read()
+    assert stream._waited > 1.1
+    stream._waited = 2.29
+    moved = r"moved 4 bytes in 9\.\d seconds of waiting, under 10 bytes a second"
+    read()
+    stream._waited = 9.0
+    with pytest.raises(SlowPeerError, match=moved) as caught:
+        read()
+    assert stream.error is caught.value
+    assert stream.lags(9.0)
+    assert not stream.lags(10.0)
+    stream._moved = 1000
+    assert not stream.lags(9.0)
+
+
+def test_a_peer_lags_while_it_is_waited_for(pair, wait_until):
+    """Whoever needs its place can see it, in the middle of a read."""
+    ours, theirs = pair
+    stream = make_stream(ours, min_rate=10)
+    theirs.sendall(b"ab")
+    assert stream.read(2) == b"ab"
+    assert not stream.lags(0.1)
+    thread = threading.Thread(target=stream.read, args=(1,))
+    thread.start()
+    wait_until(lambda: stream.lags(0.25), 5.0)
+    assert not stream.lags(60.0)
+    theirs.send(bytes(1))
+    thread.join()
+
+
+# --- the stream over TLS ---------------------------------------------------------
+
+
+def test_a_read_takes_all_the_records_that_came(tls_pair):
+    """One at a time they cost more; it waits for none, and takes no more than fit."""
+    ours, theirs = tls_pair
+    stream = make_stream(ours)
+    for piece in (b"ab", b"cd", b"ef", b"gh"):
+        theirs.send(piece)
+    buffer = bytearray(7)
+    assert stream.readinto(buffer) == 7
+    assert buffer == b"abcdefg"
+    assert stream.readinto(buffer) == 1
+    assert buffer[:1] == b"h"
+    theirs.send(b"ij")
+    assert stream.readinto(memoryview(buffer)[:2]) == 2
+    assert buffer[:2] == b"ij"
+    stream.close()
+
+
+def test_a_stream_over_tls_is_quiet_until_its_peer_speaks_or_goes(tls_pair):
+    """A session ticket is no message; what is decrypted already is one."""
+    server, client = tls_pair
+    stream = make_stream(client, timeout=3.0)
+    assert stream.is_quiet()
+    assert stream.is_quiet()
+    server.send(b"ab")
+    assert not stream.is_quiet()
+    looking, stream = stream, make_stream(server, timeout=3.0)
+    assert stream.is_quiet()
+    client.send(b"ab")
+    assert stream.read(1) == b"a"
+    assert not stream.is_quiet()
+    assert stream.read(1) == b"b"
+    assert stream.is_quiet()
+    looking.close()
+    assert not stream.is_quiet()
+    stream.close()
+    assert not stream.is_quiet()
+
+
+def test_a_wait_after_a_look_has_its_timeout(tls_pair):
+    """Looking whether a stream is quiet does not shorten what follows."""
+    server, client = tls_pair
+    stream = make_stream(client, timeout=3.0)
+    assert stream.is_quiet()
+    timer = threading.Timer(0.1, server.send, (b"x",))
+    timer.start()
+    assert stream.read(1) == b"x"
+    assert client.gettimeout() == 3.0
+    timer.join()
+    stream.expect(2.0)
+    assert client.gettimeout() == 2.0
+    stream.send_message(b"y")
+    assert client.gettimeout() == 3.0
+
+
+@pytest.mark.parametrize("how", ["close", "linger"])
+def test_a_stream_over_tls_says_its_end(tls_pair, how: str):
+    """The peer can tell an end from a truncation."""
+    ours, theirs = tls_pair
+    stream = make_stream(ours)
+    stream.send(b"bye")
+    thread = threading.Thread(target=getattr(stream, how))
+    thread.start()
+    assert theirs.recv(100) == b"bye"
+    theirs.settimeout(5.0)
+    assert theirs.recv(100) == b""
+    theirs.close()
+    thread.join()
+    assert ours.fileno() == -1
+
+
+def test_a_stream_over_tls_that_broke_says_nothing(tls_pair):
+    """Its peer must not take the truncation for an end."""
+    ours, theirs = tls_pair
+    stream = make_stream(ours)
+    stream.abort(UnderFlowError(1, 2))
+    stream.close()
+    with pytest.raises(ssl.SSLEOFError):
+        theirs.recv(100)
+
+
+@pytest.mark.parametrize("how", ["close", "linger"])
+def test_closing_what_is_closed_is_no_error(ends: Any, how: str):
+    """Nor where the peer is gone."""
+    ours, theirs = ends
+    stream = make_stream(ours)
+    theirs.close()
+    getattr(stream, how)()
+    assert ours.fileno() == -1
+    getattr(stream, how)()
+
+
+def test_lingering_lets_the_peer_finish(pair):
+    """Its data is read and dropped, so that it still reads the answer to it."""
+    ours, theirs = make_pair(socket.AF_INET)
+    stream = make_stream(ours)
+    stream.send(b"answer")
+    thread = threading.Thread(target=stream.linger)
+    started = time.monotonic()
+    thread.start()
+    theirs.sendall(bytes(3_000_000))
+    assert theirs.recv(100) == b"answer"
+    assert theirs.recv(100) == b""  # the end comes before theirs
+    theirs.sendall(bytes(100_000))
+    assert ours.fileno() != -1
+    theirs.close()
+    thread.join(5)
+    assert ours.fileno() == -1
+    assert time.monotonic() - started < LINGER_TIMEOUT / 2
+
+
+def test_lingering_has_an_end(pair):
+    """Also where the peer never closes, and now and then sends a byte."""
+    ours, theirs = pair
+    stream = make_stream(ours)
+    stop = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.05):
+                theirs.send(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    started = time.monotonic()
+    stream.linger()
+    assert LINGER_TIMEOUT * 0.9 < time.monotonic() - started < LINGER_TIMEOUT + 0.8
+    stop.set()
+    thread.join()
+
+
+def test_where_there_is_no_poll_select_looks(ends: Any, monkeypatch):
+    """Some systems have only the one."""
+    monkeypatch.delattr(select, "poll")
+    ours, theirs = ends
+    stream = make_stream(ours)
+    theirs.send(b"x")
+    assert select.select([ours], [], [], 5)[0]
+    assert stream._is_readable()
+    assert stream.read(1) == b"x"
+    started = time.monotonic()
+    assert not stream._is_readable()
+    assert time.monotonic() - started < 0.5
 
 
 def test_the_twin_in_use_is_said_by_one_name():
