@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import itertools
+import os
 import random
 import re
 import select
@@ -42,6 +43,7 @@ from degu.errors import (
     AppError,
     BodyClosedError,
     ChunkError,
+    ClosedConnectionError,
     ContentTooLargeError,
     EmptyHeadError,
     HeadTimeoutError,
@@ -660,6 +662,14 @@ def test_an_output_body_goes_to_a_file_that_takes_few_bytes(tmp_path: Path):
         target = Takes(2)
         assert body.write_to(target) == 5
         assert target.data == write(same)
+    written: list[bytes] = []
+
+    class Silent:
+        def write(self, data: Any) -> None:
+            written.append(bytes(data))
+
+    Output([b"hel", b"lo"], 5).write_to(Silent())
+    assert written == [b"hel", b"lo"]
     data = bytes(JOIN_SIZE + 1)
     target = Takes(1000)
     assert ChunkedOutput([data], {"x": "y"}).write_to(target) == len(data)
@@ -1307,6 +1317,34 @@ def test_sendfile_sends_what_reading_would(pair, tmp_path: Path):
     assert theirs.recv(100) == b"memory"
 
 
+@linux
+@pytest.mark.parametrize("buffered", [True, False])
+def test_the_kernel_copies_a_plain_file(pair, tmp_path: Path, buffered: bool):
+    """Its bytes don't come by way of this process."""
+    ours, theirs = pair
+    (tmp_path / "file").write_bytes(b"hello")
+
+    class Untouched(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            raise AssertionError("was read")
+
+    file: Any = Untouched(tmp_path / "file")
+    file = io.BufferedReader(file) if buffered else file
+    assert FileOutput(file).write_to(make_stream(ours)) == 5
+    assert theirs.recv(100) == b"hello"
+
+
+def test_a_pipe_is_sent_by_reading_it(pair):
+    """It has a descriptor, but no position that the kernel could begin at."""
+    ours, theirs = pair
+    reading, writing = os.pipe()
+    os.write(writing, b"hello")
+    os.close(writing)
+    with io.FileIO(reading) as pipe:
+        assert make_stream(ours).sendfile(pipe, 9) == 5
+    assert theirs.recv(100) == b"hello"
+
+
 def test_sendfile_of_a_truncated_file_is_an_underflow(pair, tmp_path: Path):
     """The kernel's early end is noticed as any other."""
     ours, theirs = pair
@@ -1322,11 +1360,15 @@ def test_sendfile_of_a_truncated_file_is_an_underflow(pair, tmp_path: Path):
     assert theirs.recv(1000) == bytes(10)
 
 
-def test_a_stream_is_quiet_until_its_peer_speaks_or_goes(pair):
+@pytest.mark.parametrize("ends", ["plain", "subclassed"], indirect=True)
+def test_a_stream_is_quiet_until_its_peer_speaks_or_goes(ends: Any):
     """How a client finds out that an idle connection is of no more use."""
-    ours, theirs = pair
+    ours, theirs = ends
     stream = make_stream(ours)
     assert stream.is_quiet()
+    stream.put_back(b"x")
+    assert not stream.is_quiet()
+    assert stream.read(1) == b"x"
     theirs.send(b"x")
     assert not stream.is_quiet()
     assert stream.read(1) == b"x"
@@ -1359,18 +1401,19 @@ def kernel_timeout(sock: socket.socket, option: int) -> float:
 
 
 @linux
-def test_the_kernel_keeps_the_timeouts_of_a_plain_socket(pair):
+@pytest.mark.parametrize("timeout", [100_000.25, 1.0])
+def test_the_kernel_keeps_the_timeouts_of_a_plain_socket(pair, timeout: float):
     """Both ways, exactly; none is so small that it would mean to wait forever."""
     ours, _ = pair
     ours.settimeout(7)
-    stream = make_stream(ours, timeout=100_000.25)
+    stream = make_stream(ours, timeout=timeout)
     assert ours.gettimeout() is None
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        assert kernel_timeout(ours, option) == pytest.approx(100_000.25, abs=0.02)
+        assert kernel_timeout(ours, option) == pytest.approx(timeout, abs=0.02)
     for wait in (1e-9, 0.0):
         stream.expect(wait)
         assert 0 < kernel_timeout(ours, socket.SO_RCVTIMEO) < 0.1
-    assert kernel_timeout(ours, socket.SO_SNDTIMEO) > 100_000
+    assert kernel_timeout(ours, socket.SO_SNDTIMEO) >= timeout
 
 
 @linux
@@ -1405,7 +1448,9 @@ def test_the_kernel_is_told_of_a_timeout_where_it_changes(pair):
 def tls_pair(pki: TempPKI) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
     """A server's and a client's end of TLS after its handshake."""
     ends = socket.socketpair()
-    server = tls.wrap_server(tls.build_server_sslctx(pki.server_sslconfig), ends[0])
+    sslctx = tls.build_server_sslctx(pki.server_sslconfig)
+    sslctx.num_tickets = 2  # other servers than ours send some
+    server = tls.wrap_server(sslctx, ends[0])
     client = tls.wrap_client(
         tls.build_client_sslctx(pki.client_sslconfig), ends[1], "localhost"
     )
@@ -1461,6 +1506,9 @@ def test_any_socket_reads_and_writes_the_same(ends: Any):
     while len(received) < 13:
         received += theirs.recv(100)
     assert received == b"one two three"
+    assert stream.readinto(bytearray(9)) == 1
+    theirs.sendall(b"xyz")
+    assert stream.readinto(bytearray(9)) == 3
 
 
 def test_a_timeout_is_one_on_any_socket(ends: Any):
@@ -1558,6 +1606,7 @@ def test_a_body_that_breaks_off_aborts_its_stream(pair):
     calls: list[str] = []
     stream = make_stream(ours, on_abort=lambda: calls.append("aborted"))
     assert stream.error is None
+    assert stream.interim == b""
     body = Input(stream, 9)
     theirs.sendall(b"hello")
     theirs.close()
@@ -1741,8 +1790,10 @@ def test_patience_is_counted_anew_for_each_message(pair, before: str, how: str):
     assert stream.error is caught.value
     assert stream.lags(9.0)
     assert not stream.lags(10.0)
-    stream._moved = 1000
-    assert not stream.lags(9.0)
+    stream._waited = 9.0
+    for number, lags in ((89, True), (90, False)):
+        stream._moved = number
+        assert stream.lags(9.0) is lags
 
 
 def test_a_peer_lags_while_it_is_waited_for(pair, wait_until):
@@ -1775,9 +1826,17 @@ def test_a_read_takes_all_the_records_that_came(tls_pair):
     assert stream.readinto(buffer) == 1
     assert buffer[:1] == b"h"
     theirs.send(b"ij")
+    theirs.send(b"kl")
     assert stream.readinto(memoryview(buffer)[:2]) == 2
     assert buffer[:2] == b"ij"
-    stream.close()
+    theirs.send(b"mn")
+    assert stream.readinto(buffer) == 4
+    assert buffer[:4] == b"klmn"
+    theirs.send(b"op")
+    theirs.close()
+    assert stream.readinto(buffer) == 2
+    with pytest.raises(PeerError):
+        stream.readinto(buffer)
 
 
 def test_a_stream_over_tls_is_quiet_until_its_peer_speaks_or_goes(tls_pair):
@@ -1804,17 +1863,17 @@ def test_a_stream_over_tls_is_quiet_until_its_peer_speaks_or_goes(tls_pair):
 def test_a_wait_after_a_look_has_its_timeout(tls_pair):
     """Looking whether a stream is quiet does not shorten what follows."""
     server, client = tls_pair
-    stream = make_stream(client, timeout=3.0)
+    stream = make_stream(client, timeout=1.0)
     assert stream.is_quiet()
     timer = threading.Timer(0.1, server.send, (b"x",))
     timer.start()
     assert stream.read(1) == b"x"
-    assert client.gettimeout() == 3.0
+    assert client.gettimeout() == 1.0
     timer.join()
     stream.expect(2.0)
     assert client.gettimeout() == 2.0
     stream.send_message(b"y")
-    assert client.gettimeout() == 3.0
+    assert client.gettimeout() == 1.0
 
 
 @pytest.mark.parametrize("how", ["close", "linger"])
@@ -1854,6 +1913,28 @@ def test_closing_what_is_closed_is_no_error(ends: Any, how: str):
     getattr(stream, how)()
 
 
+def test_closing_does_not_wait_for_the_peer(tls_pair):
+    """It need not answer to the end of TLS."""
+    stream = make_stream(tls_pair[0], timeout=3.0)
+    started = time.monotonic()
+    stream.close()
+    assert time.monotonic() - started < 0.8
+
+
+@pytest.mark.parametrize("how", ["close", "linger"])
+def test_closing_where_tls_has_ended_is_no_error(tls_pair, how: str):
+    """Somebody may have ended it already."""
+    ours, theirs = tls_pair
+    stream = make_stream(ours)
+    thread = threading.Thread(target=theirs.unwrap)
+    thread.start()
+    ours.unwrap()
+    thread.join()
+    theirs.close()
+    getattr(stream, how)()
+    assert ours.fileno() == -1
+
+
 def test_lingering_lets_the_peer_finish(pair):
     """Its data is read and dropped, so that it still reads the answer to it."""
     ours, theirs = make_pair(socket.AF_INET)
@@ -1873,24 +1954,123 @@ def test_lingering_lets_the_peer_finish(pair):
     assert time.monotonic() - started < LINGER_TIMEOUT / 2
 
 
-def test_lingering_has_an_end(pair):
-    """Also where the peer never closes, and now and then sends a byte."""
-    ours, theirs = pair
+@pytest.mark.parametrize("drips", [True, False])
+def test_lingering_has_an_end(ends: Any, drips: bool, monkeypatch):
+    """Where the peer never closes, whether it now and then sends a byte or not."""
+    monkeypatch.setattr(base, "LINGER_TIMEOUT", 0.4)
+    ours, theirs = ends
     stream = make_stream(ours)
     stop = threading.Event()
 
     def drip() -> None:
         with contextlib.suppress(OSError):
-            while not stop.wait(0.05):
+            while drips and not stop.wait(0.05):
                 theirs.send(b"x")
 
     thread = threading.Thread(target=drip)
     thread.start()
     started = time.monotonic()
     stream.linger()
-    assert LINGER_TIMEOUT * 0.9 < time.monotonic() - started < LINGER_TIMEOUT + 0.8
+    assert 0.35 < time.monotonic() - started < 1.2
     stop.set()
     thread.join()
+
+
+# --- one exchange, where compiled code does it -----------------------------------
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+@pytest.fixture
+def exchanging(ends: Any) -> tuple[Stream, Any]:
+    """A stream that is plain, so that it can exchange, and the other end."""
+    stream = make_stream(ends[0])
+    if not stream.plain:
+        pytest.skip("compiled code exchanges on sockets that it knows")
+    return stream, ends[1]
+
+
+def test_plain_says_whether_compiled_code_may_use_the_socket(ends: Any):
+    """It knows that of the kernel and that of TLS, and no subclass."""
+    sock = ends[0]
+    known = type(sock) is socket.socket or isinstance(sock, ssl.SSLSocket)
+    compiled = base.Pool is not None
+    assert make_stream(sock).plain is (known and compiled)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_an_exchange_sends_and_reads_a_head(exchanging: Any, used: bool):
+    """What comes behind the head is left for the body."""
+    stream, theirs = exchanging
+    answers = [b"HTTP/1.1 200 OK\r\na: b\r\n\r\nrest", b"HTTP/1.1 103 \r\n\r\nHTTP"]
+    for answer, head in zip(
+        answers, [(200, "OK", {"a": "b"}), (103, "", {})], strict=True
+    ):
+        stream.put_back(b"")
+        timer = threading.Timer(0.02, theirs.sendall, (answer,))
+        timer.start()
+        assert stream.exchange(GET, used) == head
+        assert stream.surplus == answer[-4:]
+        assert theirs.recv(1000) == GET
+        timer.join()
+
+
+def test_an_exchange_takes_a_head_in_pieces(exchanging: Any):
+    """Also one whose first line is longer than that of a request may be."""
+    stream, theirs = exchanging
+    pieces = [b"HTTP/1.1 200 ", b"a" * 8000, b"a" * 8000, b"\r\n\r\nrest"]
+    timers = [
+        threading.Timer(0.02 + at / 50, theirs.sendall, (piece,))
+        for at, piece in enumerate(pieces)
+    ]
+    for timer in timers:
+        timer.start()
+    assert stream.exchange(GET, False) == (200, "a" * 16000, {})
+    assert stream.read(4) == b"rest"
+    for timer in timers:
+        timer.join()
+
+
+def test_an_exchange_that_gets_no_answer_says_why(exchanging: Any):
+    """A peer that is slow, one that closes, and one that has spoken before."""
+    stream, theirs = exchanging
+    stream.timeout = 0.05
+    stream.expect(60.0)
+    with pytest.raises(SlowPeerError) as caught:
+        stream.exchange(GET, False)
+    assert isinstance(caught.value.__cause__, OSError)
+    theirs.sendall(b"HTTP/1.1 408 Too late\r\n\r\n")
+    with pytest.raises(ClosedConnectionError, match="closed, make a new one"):
+        stream.exchange(GET, True)
+
+
+def test_an_exchange_with_a_peer_that_went_is_no_head(exchanging: Any):
+    """An end instead of an answer; where nothing can be sent, the long way tells."""
+    stream, theirs = exchanging
+    socket.socket.shutdown(theirs, socket.SHUT_WR)
+    with pytest.raises(EmptyHeadError) as caught:
+        stream.exchange(GET, False)
+    assert stream.error is caught.value
+    theirs.close()
+    assert stream.exchange(GET, False) == GET
+
+
+def test_an_exchange_leaves_what_was_not_sent(exchanging: Any):
+    """A request that the kernel has no room for goes the long way from there."""
+    stream, theirs = exchanging
+    if not stream._kernel:
+        pytest.skip("TLS takes a record at a time")
+    stream._set_kernel_timeout(socket.SO_SNDTIMEO, 0.05)
+    message = random.Random(5).randbytes(5_000_000)
+    left = stream.exchange(message, False)
+    assert 0 < len(left) < len(message)
+    assert message.endswith(left)
+    theirs.setblocking(False)
+    received = b""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            received += theirs.recv(1_000_000)
+    assert received + left == message
 
 
 def test_where_there_is_no_poll_select_looks(ends: Any, monkeypatch):
