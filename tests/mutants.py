@@ -12,7 +12,8 @@ imports. What a message shows of its values is mutated like everything else.
 A mutant inside of a function is put into the imported module in a fork of a process
 that collected all tests, and only those run that pass its line. The others, and
 all that survive, are imported by a process of their own that runs every test given.
-Needs fork(); the compiled twin stays out of it.
+Needs fork(). The compiled twin stays out of it, but for what is alive of
+``degu/base.py``: some of it only runs beside that twin, where there is one.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ TESTS = {
     "degu/wire.py": ["tests/test_wire.py", "tests/test_corpus.py"],
     "degu/base.py": ["tests/test_base.py"],
 }
+BESIDE_TWIN = {"degu/base.py"}  # is tried with the compiled twin, too
 QUICK = "not linear_time and not test_server and not test_client"
 PYTEST = [
     *("-q", "-x", "--capture=no", "-p", "no:cacheprovider", "-p", "no:xdist"),
@@ -325,7 +327,8 @@ def shorten(qualname: str, before: str, after: str) -> str:
     begin = before.rfind(" ", 0, max(0, start - 30)) + 1
     end = max(0, end - 20)
     cut = slice(begin, -end or None)
-    return f"{qualname}: {before[cut][:120]} -> {after[cut][:120]}"
+    shown = (text[cut][:120].strip() for text in (before, after))
+    return f"{qualname}: {' -> '.join(shown)}"
 
 
 def common(one: str, other: str) -> int:
@@ -508,10 +511,11 @@ def start_session(
     return ours
 
 
-def try_alone(path: Path, code: CodeType, arguments: list[str]) -> str:
+def try_alone(path: Path, code: CodeType, arguments: list[str], pure: str = "1") -> str:
     """Run all tests in a process that imports the mutant."""
 
     def work() -> str:
+        os.environ["DEGU_PURE_PYTHON"] = pure
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         package = importlib.import_module(name.rpartition(".")[0])
         spec = importlib.util.spec_from_file_location(name, path)
@@ -559,6 +563,8 @@ def run(
                 kind = session.recv()
             if kind == "alive" and not (quick and mutant.function):
                 kind = try_alone(path, mutant.code, arguments)
+                if kind == "alive" and str(path.relative_to(ROOT)) in BESIDE_TWIN:
+                    kind = try_alone(path, mutant.code, arguments, pure="")
             yield kind
     except EOFError:
         sys.exit("expected a session of tests that goes on, it ended")
@@ -590,7 +596,7 @@ def main() -> int:
     if options.list:
         print(*(mutant.name for mutant in mutants), sep="\n")
         return 0
-    os.environ.setdefault("DEGU_PURE_PYTHON", "1")
+    os.environ["DEGU_PURE_PYTHON"] = "1"
     os.environ.setdefault("DEGU_TEST_TIMEOUT_FACTOR", "4")
     tests = options.tests or TESTS[str(options.module)]
     counts: Counter[str] = Counter()

@@ -821,6 +821,8 @@ def test_file_output_sends_from_the_position_and_closes_the_file(tmp_path: Path)
         assert file.closed
     with open(path, "rb") as file:
         assert write(FileOutput(file, 5)) == b"hello"
+    with open(path, "rb") as file:
+        assert list(FileOutput(file, 5)) == [b"hello"]
     for position in (11, 100):
         with open(path, "rb") as file:
             file.seek(position)
@@ -1922,17 +1924,20 @@ def test_closing_does_not_wait_for_the_peer(tls_pair):
 
 
 @pytest.mark.parametrize("how", ["close", "linger"])
-def test_closing_where_tls_has_ended_is_no_error(tls_pair, how: str):
+def test_closing_where_tls_has_ended_is_no_error(tls_pair, how: str, monkeypatch):
     """Somebody may have ended it already."""
+    monkeypatch.setattr(base, "LINGER_TIMEOUT", 0.4)
     ours, theirs = tls_pair
     stream = make_stream(ours)
     thread = threading.Thread(target=theirs.unwrap)
     thread.start()
     ours.unwrap()
     thread.join()
-    theirs.close()
+    started = time.monotonic()
     getattr(stream, how)()
     assert ours.fileno() == -1
+    if how == "linger":  # the peer may still read what was sent before
+        assert time.monotonic() - started > 0.35
 
 
 def test_lingering_lets_the_peer_finish(pair):
@@ -1974,6 +1979,21 @@ def test_lingering_has_an_end(ends: Any, drips: bool, monkeypatch):
     assert 0.35 < time.monotonic() - started < 1.2
     stop.set()
     thread.join()
+
+
+def test_a_pool_is_given_the_socket_and_how_it_waits(ends: Any):
+    """Whose threads then do by themselves what the stream would do."""
+
+    class Pool:
+        def enter(self, *arguments: Any) -> Any:
+            return arguments
+
+    sock = ends[0]
+    stream = make_stream(sock)
+    environ = {"a": "b"}
+    pool: Any = Pool()
+    entered: Any = stream.enter(pool, "handler", environ)
+    assert entered == ("handler", sock, stream._kernel, environ)
 
 
 # --- one exchange, where compiled code does it -----------------------------------
@@ -2090,6 +2110,8 @@ def test_where_there_is_no_poll_select_looks(ends: Any, monkeypatch):
 def test_the_twin_in_use_is_said_by_one_name():
     """`degu.base.wire` is what every other module speaks through."""
     assert base.wire.parse_target("/a")[0] == ["a"]
+    if os.environ.get("DEGU_PURE_PYTHON"):
+        assert base.wire is wire
 
 
 def test_reading_tiny_chunks_takes_the_memory_of_their_data():
