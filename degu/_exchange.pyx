@@ -136,13 +136,13 @@ cdef class Records:
 
 cdef bint _is_drained(sock) except -1:
     """Whether all that came over TLS so far was read."""
-    cdef Records records = sock.records
+    cdef Records records = <Records?>sock.records
     return not records.incoming.pending and not records.pending() and not sock.failure
 
 
 cdef ssize_t _receive_tls(sock, char *buffer, bint drained) except -1:
     """As `_receive`, for the data of one record; all but the usual is for `sock`."""
-    cdef Records records = sock.records
+    cdef Records records = <Records?>sock.records
     cdef double started = 0
     cdef ssize_t count = -1
     cdef bytes data
@@ -178,7 +178,7 @@ cdef ssize_t receive_any(sock, bint plain, char *buffer) except -1:
 
 cdef bytes _seal(sock, bytes message):
     """The records of `message`, as ``sock.seal(message)`` makes them."""
-    cdef Records records = sock.records
+    cdef Records records = <Records?>sock.records
     if message and not sock.rest:
         try:
             records.write(message)
