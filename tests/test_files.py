@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,11 @@ def fetch(client, uri, **headers):
 
 def parts(folder, least=0):
     """What unfinished uploads have left behind, of at least so many bytes."""
-    found = folder.rglob(f"*{PART_SUFFIX}")
-    return [path.name for path in found if path.stat().st_size >= least]
+    names = []
+    for path in folder.rglob(f"*{PART_SUFFIX}"):
+        with suppress(FileNotFoundError):  # gone between being found and being asked
+            names += [path.name] * (path.stat().st_size >= least)
+    return names
 
 
 # --- reading
