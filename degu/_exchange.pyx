@@ -149,10 +149,7 @@ cdef ssize_t _receive_tls(sock, char *buffer, bint drained) except -1:
     if drained or _is_drained(sock):
         started = now()
         count = _receive(sock.fileno(), buffer)
-        if count:
-            records.put(PyBytes_FromStringAndSize(buffer, count))
-        else:
-            records.incoming.write_eof()
+        records.put(PyBytes_FromStringAndSize(buffer, count))
         try:
             view = PyMemoryView_FromMemory(buffer, RECEIVE, PyBUF_WRITE)
             count = records.read(RECEIVE, view)

@@ -175,7 +175,7 @@ class TLSSocket(ssl.SSLSocket):
         started = None
         if not (self.failure or self.incoming.pending or self._inner.pending()):
             started = monotonic()
-            self._put(view[: socket.socket.recv_into(self, view)])
+            self.incoming.write(view[: socket.socket.recv_into(self, view)])
         size: int = self.read_since(started, len(view), view)
         read, whole = self._inner.read, len(view)
         try:
@@ -205,7 +205,7 @@ class TLSSocket(ssl.SSLSocket):
                     self._inner.read(1)
                     return False
                 self.flush()
-                self._put(self._receive())
+                self.incoming.write(self._receive())
             return False
         except ssl.SSLWantReadError:
             return True
@@ -252,7 +252,7 @@ class TLSSocket(ssl.SSLSocket):
         before = self.gettimeout()
         if started is None or before == 0:
             started = monotonic()
-            self._put(self._receive())
+            self.incoming.write(self._receive())
             return started
         patience = self.patience if before is None else before
         if patience is not None:
@@ -261,21 +261,22 @@ class TLSSocket(ssl.SSLSocket):
                 raise TimeoutError("the read operation timed out")
             self.settimeout(left)
         try:
-            self._put(self._receive())
+            self.incoming.write(self._receive())
         finally:
             self.settimeout(before)
         return started
 
     def _receive(self) -> bytes:
+        """Some bytes of which a record is yet to come, so that none are an error.
+
+        OpenSSL would answer such an end with an alert, and could not say goodbye then.
+        """
         try:
-            return socket.socket.recv(self, FETCH_SIZE)
+            data = socket.socket.recv(self, FETCH_SIZE)
         except BlockingIOError:
             if self.gettimeout() == 0:
                 raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "no data") from None
             raise
-
-    def _put(self, data: bytes | memoryview) -> None:
-        if data:
-            self.incoming.write(data)
-        else:
-            self.incoming.write_eof()
+        if not data:
+            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer ended without a goodbye")
+        return data

@@ -1526,6 +1526,11 @@ def test_a_timeout_is_one_on_any_socket(ends: Any):
             wait()
         assert isinstance(caught.value.__cause__, TimeoutError | BlockingIOError)
         assert stream.error is caught.value
+
+
+def test_a_head_that_has_begun_has_its_own_timeout(ends: Any):
+    """What came of it makes the silence after it another error."""
+    stream = make_stream(ends[0], timeout=5, head_timeout=0.05)
     stream.put_back(b"G")
     with pytest.raises(HeadTimeoutError):
         stream.read_head(0.05, request=True)
@@ -1992,13 +1997,15 @@ def test_a_pool_is_given_the_socket_and_how_it_waits(ends: Any):
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
-@pytest.fixture
-def exchanging(ends: Any) -> tuple[Stream, Any]:
-    """A stream that is plain, so that it can exchange, and the other end."""
-    stream = make_stream(ends[0])
-    if not stream.plain:
-        pytest.skip("compiled code exchanges on sockets that it knows")
-    return stream, ends[1]
+compiled_only = pytest.mark.skipif(base.Pool is None, reason="there is no such code")
+
+
+@pytest.fixture(params=["plain", "tls"])
+def exchanging(request: pytest.FixtureRequest) -> tuple[Stream, Any]:
+    """A stream whose socket compiled code knows, and the other end."""
+    pair = "tls_pair" if request.param == "tls" else "pair"
+    ours, theirs = request.getfixturevalue(pair)
+    return make_stream(ours), theirs
 
 
 def test_plain_says_whether_compiled_code_may_use_the_socket(ends: Any):
@@ -2009,6 +2016,7 @@ def test_plain_says_whether_compiled_code_may_use_the_socket(ends: Any):
     assert make_stream(sock).plain is (known and compiled)
 
 
+@compiled_only
 @pytest.mark.parametrize("used", [False, True])
 def test_an_exchange_sends_and_reads_a_head(exchanging: Any, used: bool):
     """What comes behind the head is left for the body."""
@@ -2026,6 +2034,7 @@ def test_an_exchange_sends_and_reads_a_head(exchanging: Any, used: bool):
         timer.join()
 
 
+@compiled_only
 def test_an_exchange_takes_a_head_in_pieces(exchanging: Any):
     """Also one whose first line is longer than that of a request may be."""
     stream, theirs = exchanging
@@ -2042,6 +2051,7 @@ def test_an_exchange_takes_a_head_in_pieces(exchanging: Any):
         timer.join()
 
 
+@compiled_only
 def test_an_exchange_that_gets_no_answer_says_why(exchanging: Any):
     """A peer that is slow, one that closes, and one that has spoken before."""
     stream, theirs = exchanging
@@ -2055,6 +2065,7 @@ def test_an_exchange_that_gets_no_answer_says_why(exchanging: Any):
         stream.exchange(GET, True)
 
 
+@compiled_only
 def test_an_exchange_with_a_peer_that_went_is_no_head(exchanging: Any):
     """An end instead of an answer; where nothing can be sent, the long way tells."""
     stream, theirs = exchanging
@@ -2066,14 +2077,16 @@ def test_an_exchange_with_a_peer_that_went_is_no_head(exchanging: Any):
     assert stream.exchange(GET, False) == GET
 
 
-def test_an_exchange_leaves_what_was_not_sent(exchanging: Any):
-    """A request that the kernel has no room for goes the long way from there."""
-    stream, theirs = exchanging
-    if type(stream.sock) is not socket.socket:
-        pytest.skip("TLS keeps what it has encrypted")
+@compiled_only
+def test_an_exchange_leaves_what_was_not_sent(pair: Any):
+    """A request that the kernel has no room for goes the long way from there.
+
+    Over TLS it does not: what is encrypted stays there.
+    """
+    stream, theirs = make_stream(pair[0]), pair[1]
     stream._set_kernel_timeout(socket.SO_SNDTIMEO, 0.05)
     message = random.Random(5).randbytes(5_000_000)
-    left = stream.exchange(message, False)
+    left: Any = stream.exchange(message, False)
     assert 0 < len(left) < len(message)
     assert message.endswith(left)
     theirs.setblocking(False)

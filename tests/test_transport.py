@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from degu import address, limits, tls
 from degu import client as clients
-from degu import limits, tls
 from degu.base import Stream
 from degu.client import SSLClient
 from degu.errors import EmptyHeadError, PeerError, SlowPeerError, TLSError
@@ -246,6 +246,24 @@ def test_unwrap_leaves_a_plain_socket(ends):
     thread.join(TIMEOUT)
     peer.send(b"in the clear")
     assert plain.recv(100) == b"in the clear"
+
+
+def test_a_server_that_stops_says_goodbye_to_who_is_idle(pki: TempPKI):
+    """A proper end, where an alert would be a connection that failed."""
+
+    def app(_request: Request) -> ResponseTuple:
+        return (200, "OK", {}, b"hello")
+
+    sslctx = tls.build_client_sslctx(pki.client_sslconfig)
+    with SSLServer(pki.server_sslconfig, ("::1", 0, 0, 0), app).running() as server:
+        sock = address.connect(server.address, TIMEOUT)
+        theirs = sslctx.wrap_socket(
+            sock, server_hostname="localhost", suppress_ragged_eofs=False
+        )
+        theirs.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert theirs.recv(4096).endswith(b"hello")
+    with theirs:
+        assert theirs.recv(100) == b""
 
 
 # --- pieces -----------------------------------------------------------------------
