@@ -140,6 +140,7 @@ class TLSSocket(ssl.SSLSocket):
     def flush(self) -> None:
         """Send what is still to be sent."""
         data = memoryview(self.rest + self.outgoing.read())  # a slice of it is no copy
+        self.rest = b""  # so that a thread that reads does not send it twice
         try:
             while data:
                 data = data[socket.socket.send(self, data) :]

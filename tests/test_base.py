@@ -2021,17 +2021,23 @@ def test_plain_says_whether_compiled_code_may_use_the_socket(ends: Any):
 def test_an_exchange_sends_and_reads_a_head(exchanging: Any, used: bool):
     """What comes behind the head is left for the body."""
     stream, theirs = exchanging
+    requests = []
+
+    def serve(answer: bytes) -> None:
+        requests.append(theirs.recv(1000))
+        theirs.sendall(answer)
+
     answers = [b"HTTP/1.1 200 OK\r\na: b\r\n\r\nrest", b"HTTP/1.1 103 \r\n\r\nHTTP"]
     for answer, head in zip(
         answers, [(200, "OK", {"a": "b"}), (103, "", {})], strict=True
     ):
         stream.put_back(b"")
-        timer = threading.Timer(0.02, theirs.sendall, (answer,))
-        timer.start()
+        thread = threading.Thread(target=serve, args=(answer,))
+        thread.start()
         assert stream.exchange(GET, used) == head
         assert stream.surplus == answer[-4:]
-        assert theirs.recv(1000) == GET
-        timer.join()
+        thread.join()
+    assert requests == [GET, GET]
 
 
 @compiled_only
@@ -2039,16 +2045,17 @@ def test_an_exchange_takes_a_head_in_pieces(exchanging: Any):
     """Also one whose first line is longer than that of a request may be."""
     stream, theirs = exchanging
     pieces = [b"HTTP/1.1 200 ", b"a" * 8000, b"a" * 8000, b"\r\n\r\nrest"]
-    timers = [
-        threading.Timer(0.02 + at / 50, theirs.sendall, (piece,))
-        for at, piece in enumerate(pieces)
-    ]
-    for timer in timers:
-        timer.start()
+
+    def serve() -> None:
+        for piece in pieces:
+            time.sleep(0.02)
+            theirs.sendall(piece)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
     assert stream.exchange(GET, False) == (200, "a" * 16000, {})
     assert stream.read(4) == b"rest"
-    for timer in timers:
-        timer.join()
+    thread.join()
 
 
 @compiled_only
