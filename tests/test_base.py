@@ -1691,8 +1691,8 @@ def test_a_head_that_stops_has_its_own_deadline(pair):
     theirs.send(b"G")
     started = time.monotonic()
     with pytest.raises(HeadTimeoutError):
-        stream.read_head(3.0, request=True)
-    assert time.monotonic() - started < 1.0
+        stream.read_head(30.0, request=True)
+    assert time.monotonic() - started < 10.0
 
 
 def test_what_was_put_back_is_read_first(pair):
@@ -1866,7 +1866,7 @@ def test_a_stream_over_tls_is_quiet_until_its_peer_speaks_or_goes(tls_pair):
 def test_a_wait_after_a_look_has_its_timeout(tls_pair):
     """Looking whether a stream is quiet does not shorten what follows."""
     server, client = tls_pair
-    stream = make_stream(client, timeout=1.0)
+    stream = make_stream(client, timeout=5.0)
     assert stream.is_quiet()
     timer = threading.Timer(0.1, server.send, (b"x",))
     timer.start()
@@ -1913,10 +1913,10 @@ def test_closing_what_is_closed_is_no_error(ends: Any, how: str):
 
 def test_closing_does_not_wait_for_the_peer(tls_pair):
     """It need not answer to the end of TLS."""
-    stream = make_stream(tls_pair[0], timeout=3.0)
+    stream = make_stream(tls_pair[0], timeout=30.0)
     started = time.monotonic()
     stream.close()
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 10.0
 
 
 @pytest.mark.parametrize("how", ["close", "linger"])
@@ -1972,7 +1972,7 @@ def test_lingering_has_an_end(ends: Any, drips: bool, monkeypatch):
     thread.start()
     started = time.monotonic()
     stream.linger()
-    assert 0.35 < time.monotonic() - started < 1.2
+    assert 0.35 < time.monotonic() - started < 10.0
     stop.set()
     thread.join()
 
@@ -2108,14 +2108,14 @@ def test_where_there_is_no_poll_select_looks(ends: Any, monkeypatch):
     """Some systems have only the one."""
     monkeypatch.delattr(select, "poll")
     ours, theirs = ends
-    stream = make_stream(ours)
+    stream = make_stream(ours, timeout=30.0)
     theirs.send(b"x")
     assert select.select([ours], [], [], 5)[0]
     assert stream._is_readable()
     assert stream.read(1) == b"x"
     started = time.monotonic()
     assert not stream._is_readable()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 10.0
 
 
 def test_the_twin_in_use_is_said_by_one_name():

@@ -200,7 +200,7 @@ def test_no_client_delays_the_end_beyond_the_grace(uri):
                     sock.recv(1000)
             begin = time.monotonic()
             factory.close()
-            assert time.monotonic() - begin < 1.5
+            assert time.monotonic() - begin < 10
     assert is_gone(server.pid)
 
 
