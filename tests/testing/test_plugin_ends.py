@@ -11,6 +11,8 @@ import time
 import psutil
 import pytest
 
+from tests.conftest import TIMEOUT_FACTOR
+
 pytest_plugins = ["pytester"]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="ends runs by signals")
@@ -141,8 +143,10 @@ def test_a_test_that_times_out_leaves_nothing(inner):
     """Although pytest-timeout ends the whole run, at once."""
     pytest.importorskip("pytest_timeout")
     inner.write(SUITE + make_test("stuck", "client.get('/sleep')"))
-    timeout = ["-p", "pytest_timeout", "--timeout=2", "--timeout-method=thread"]
-    process = inner.spawn("-q", *timeout)
+    seconds = f"--timeout={2 * TIMEOUT_FACTOR}"  # long enough to get stuck
+    process = inner.spawn(
+        "-q", "-p", "pytest_timeout", seconds, "--timeout-method=thread"
+    )
     assert process.wait(60) == 1
     assert "Timeout" in inner.read_output()
     check_gone(inner, "stuck")
