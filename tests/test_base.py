@@ -1528,6 +1528,17 @@ def test_a_timeout_is_one_on_any_socket(ends: Any):
         assert stream.error is caught.value
 
 
+def test_what_comes_late_is_waited_for(ends: Any):
+    """On each kind of socket, however its timeout is kept."""
+    ours, theirs = ends
+    stream = make_stream(ours)
+    timer = threading.Timer(0.05, theirs.sendall, (b"head\r\n\r\nbody",))
+    timer.start()
+    assert stream.read_head(5.0, request=True) == b"head"
+    assert stream.read(4) == b"body"
+    timer.join()
+
+
 def test_a_head_that_has_begun_has_its_own_timeout(ends: Any):
     """What came of it makes the silence after it another error."""
     stream = make_stream(ends[0], timeout=5, head_timeout=0.05)
