@@ -276,11 +276,10 @@ cdef class Pool:
                 kept = self._choose(kept)
                 try:
                     count = self._receive(kept, buffer)
-                except (OSError, ValueError) as error:  # ValueError: TLS was ended
-                    outcome = error
-                else:
                     if count >= 0:
                         outcome = self._answer(kept, buffer, count)
+                except Exception as error:  # of this connection, whosever thread it is
+                    outcome = error
             return kept.handler, outcome
         finally:
             self._hand_over()

@@ -42,6 +42,7 @@ from degu.errors import (
 )
 from degu.limits import (
     COPY_SIZE,
+    EVICTION_SILENCE,
     JOIN_SIZE,
     LINGER_TIMEOUT,
     MAX_BODY_SIZE,
@@ -314,8 +315,11 @@ class Stream:
         """Send a whole request and read the head of its response, if that is plain.
 
         Else what of the request was not yet sent, for the long way. Only where `plain`
-        is True. Raises `ClosedConnectionError` where a `used` connection is not quiet.
+        is True. Raises `ClosedConnectionError` where a surplus was left before, or a
+        `used` connection is not quiet.
         """
+        if self._data:  # what is left would be taken for the answer
+            raise ClosedConnectionError("this connection is closed, make a new one")
         self.expect(self.timeout)
         try:
             got = exchange_plain(self.sock, self._tls is None, message, used)
@@ -418,10 +422,17 @@ class Stream:
             raise self.error
 
     def lags(self, seconds: float) -> bool:
-        """Whether the peer has been waited for so long, and is below `min_rate`."""
+        """Whether the peer has been waited for so long, and is slow or silent.
+
+        Slow is below `min_rate`, silent is nothing at all for `EVICTION_SILENCE`: who
+        sent or took much at first would else be above that rate for long.
+        """
         since = self._since
-        waited = self._waited + (monotonic() - since if since else 0.0)
-        return waited >= seconds and self._moved < waited * self.min_rate
+        silent = monotonic() - since if since else 0.0
+        waited = self._waited + silent
+        if waited < seconds:
+            return False
+        return silent >= EVICTION_SILENCE or self._moved < waited * self.min_rate
 
     def is_quiet(self) -> bool:
         """Whether the peer is there and has said nothing, as it is not its turn."""

@@ -72,6 +72,10 @@ After that a full server gives it to a newcomer, if it has not sent its first he
 is slower than `min_rate`: slow peers can't starve others, and a flood of newcomers
 can't push out one that is just sending its head."""
 
+EVICTION_SILENCE = 0.75
+"""Seconds of silence after which a connection without a completed request is a slow one
+to a full server, however much it sent or took before."""
+
 GRACE_AGE = 0.02
 """Seconds that a server which stops still waits for the first byte of a connection it
 just accepted."""

@@ -1,8 +1,9 @@
 """The server: listen, a thread for each connection, read -> app -> write.
 
-One request goes through three functions: `_Handler.run` (a thread), `_Handler.
-handle` (a request), the app. Everything a peer can do wrong is raised by the layers
-below as an error that knows its status, and answered in one place, `_Handler.answer`.
+One request goes through `_Handler.run` (a thread), `attend` and `resume` (a connection
+as long as it has requests), `handle` (a request), the app. Everything that a peer can
+do wrong is raised by the layers below as an error that knows its status, and answered
+in one place, `_Handler.answer`.
 """
 
 from __future__ import annotations
@@ -478,7 +479,7 @@ class _Handler:
         if kept is not None:
             kept.leave()
         self.sock.close()
-        log.info("%s: closed after %d requests: %s", self.peer, self.count, why)
+        log.info("%s: closed, answered requests: %d: %s", self.peer, self.count, why)
         with suppress(AttributeError):  # it may have ended before there was one
             _drop_frames(self.stream.error)
         self.server._forget(self)

@@ -57,6 +57,7 @@ from degu.errors import (
     shown,
 )
 from degu.limits import (
+    EVICTION_SILENCE,
     JOIN_SIZE,
     LINGER_TIMEOUT,
     MAX_BODY_SIZE,
@@ -1812,6 +1813,23 @@ def test_patience_is_counted_anew_for_each_message(pair, before: str, how: str):
     for number, lags in ((89, True), (90, False)):
         stream._moved = number
         assert stream.lags(9.0) is lags
+
+
+def test_a_burst_buys_no_silence(pair, wait_until):
+    """Who moved much at first lags all the same, where then nothing comes."""
+    ours, theirs = pair
+    stream = make_stream(ours, min_rate=10)
+    stream._moved = 1_000_000
+    stream._waited = 9.0
+    assert not stream.lags(9.0)
+    thread = threading.Thread(target=stream.read, args=(1,))
+    started = time.monotonic()
+    thread.start()
+    wait_until(lambda: stream.lags(9.0), 5.0)
+    assert time.monotonic() - started >= EVICTION_SILENCE
+    assert not stream.lags(60.0)
+    theirs.send(bytes(1))
+    thread.join()
 
 
 def test_a_peer_lags_while_it_is_waited_for(pair, wait_until):

@@ -353,6 +353,19 @@ def test_surplus_bytes_drop_the_connection(data: bytes, is_tls: bool):
         client.close()
 
 
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_connection_with_a_surplus_takes_no_more_requests(is_tls: bool):
+    """Not even where nobody looked at it in between."""
+    with ScriptedServer([READ, HELLO + HELLO, READ, HELLO], is_tls=is_tls) as server:
+        connection = server.make_client().connect()
+        assert connection.get("/").body.read() == b"hello"
+        with pytest.raises(ClosedConnectionError):
+            connection.get("/")
+        with pytest.raises(ClosedConnectionError):
+            connection.put("/", {}, b"x")
+        connection.close()
+
+
 def test_a_body_for_head_is_surplus():
     """A server that answers HEAD with a body has said too much."""
     with ScriptedServer([READ, HELLO]) as server:

@@ -253,6 +253,35 @@ def test_an_app_that_raises_ends_its_own_connection_only(error: type[BaseExcepti
                 assert get(other, "/on") == b"/on"
 
 
+class Odd(str):
+    """A key that cannot be compared, in a dict where that has to be done."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return hash("connection")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("not comparable")
+
+
+def test_a_response_that_breaks_the_server_ends_its_own_connection_only():
+    """Whichever thread it was that built it."""
+
+    def app(request: Request) -> Answer:
+        if request["path"] == ["odd"]:
+            return 200, "OK", {Odd("x"): "y"}, b""
+        return echo(request)
+
+    with serving(app) as server, connections(server, 6) as every:
+        for one in every[:3]:
+            assert one.get("/odd").status == 500
+            assert one.closed
+        for one in every[3:]:
+            assert get(one, "/on") == b"/on"
+        poll(lambda: len(server._handlers) == 3, what="no more than three are open")
+
+
 def test_connections_come_and_go_at_any_point():
     """Broken off between and within requests, pipelined, or followed by rubbish."""
     whole = b"GET /%d HTTP/1.1\r\nhost: localhost\r\n\r\n"

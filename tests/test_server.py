@@ -1152,6 +1152,37 @@ def test_slow_beginners_make_room_for_an_honest_client(plain_and_tls: Transport)
         assert slow[0].recv(10) == b""  # the oldest had to go
 
 
+@pytest.mark.parametrize("burst", ["body", "response"])
+def test_a_burst_before_the_silence_keeps_no_place(
+    plain_and_tls: Transport, burst: str
+):
+    """D6: neither of what was sent, nor of an answer that the kernel took."""
+
+    def app(request: dict[str, Any]) -> Any:
+        if request["body"] is not None:
+            request["body"].read()
+        return 200, "OK", {}, bytes(8_000_000 if request["path"] == ["big"] else 1)
+
+    post = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999\r\n\r\n"
+    big = b"GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    data = post + bytes(40_000) if burst == "body" else big
+    with (
+        plain_and_tls.serve(app, max_connections=2) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(2):
+            stack.enter_context(plain_and_tls.connect(server)).sendall(data)
+        started = time.monotonic()
+        while True:
+            with plain_and_tls.connect(server) as sock:
+                sock.sendall(GET)
+                if sock.recv(4096).startswith(b"HTTP/1.1 200"):
+                    break
+            assert time.monotonic() - started < TIMEOUT / 2
+            time.sleep(0.05)
+        assert time.monotonic() - started >= limits.EVICTION_SILENCE / 2
+
+
 def test_connections_of_one_address_have_a_limit_of_their_own():
     """The next one from there gets 503, another address does not."""
     app = Slow()
@@ -1419,7 +1450,7 @@ def test_a_connection_is_one_line_at_info(plain_and_tls, caplog, capfd):
             connection.get("/")
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]
     assert len(lines) == 2
-    assert lines[0].startswith(f"{peer}: closed after 3 requests: ")
+    assert lines[0].startswith(f"{peer}: closed, answered requests: 3: ")
     assert all(record.name == "degu.server" for record in caplog.records)
     assert [r for r in caplog.records if r.levelno > logging.INFO] == []
     assert capfd.readouterr() == ("", "")
