@@ -365,7 +365,16 @@ def build_app(build_func: Any, build_args: tuple[Any, ...]) -> Any:
     """Call `build_func`; None means that its one argument is the app."""
     if build_func is None:
         return resolve(build_args[0])
-    return resolve(build_func)(*build_args)
+    func = resolve(build_func)
+    try:
+        return func(*build_args)
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # from within, not from the call
+        raise TypeError(
+            "build_func: expected one that takes the build_args (an app itself is "
+            f"given as: address, None, app), got {error}"
+        ) from error
 
 
 def resolve(target: Any) -> Any:

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         print(
             f"The window needs Qt, which is missing here ({error}):\n"
-            "    pip install 'degu[demo]'\n"
+            "    pip install '.[demo]'\n"
             "Or do without: python -m demo_app --headless",
             file=sys.stderr,
         )

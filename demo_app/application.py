@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 from time import monotonic
@@ -101,6 +102,8 @@ def run(data: Path | None, folder: Path | None, *, local: bool = False) -> int:
     QApplication.setQuitOnLastWindowClosed(False)
     app = QApplication(sys.argv[:1])
     application = Application(data, folder, local=local)
+    # Python gets to it when Qt next calls something of ours, which a timer sees to.
+    signal.signal(signal.SIGINT, lambda *_: application.end())
     spare_collections()
     application.start()
     status = app.exec()

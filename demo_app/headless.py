@@ -68,6 +68,8 @@ def main(folder: Path | None, out: TextIO = sys.stdout) -> int:
                 print(f"proxy    {format_url('http', proxy.address)}", file=out)
                 rows = list(transfer(Client(proxy.address), folder, pattern, inbox))
         print_table(rows, out)
+        if not rows:
+            print(f"expected a folder with files in it, got {str(folder)!r}", file=out)
         servers = [share, proxy]
     left = list(find_left(servers, temporary))
     for line in left or ["nothing left: no process, no port, no temporary file"]:

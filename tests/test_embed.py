@@ -216,6 +216,7 @@ def test_the_exception_of_build_func_comes_home(start_method):
         (embed_apps.call_exit, DiedError, "exit code 3"),
         (embed_apps.kill_itself, DiedError, "SIGKILL"),
         (embed_apps.say_pid, TypeError, "app: expected a callable"),
+        (embed_apps.app, TypeError, "address, None, app.* missing 1 required"),
         ("tests.embed_apps:nowhere", AttributeError, "nowhere"),
         ("tests.nowhere:build", ModuleNotFoundError, "nowhere"),
     ],

@@ -27,7 +27,7 @@ from degu.server import Server
 PACKAGE = str(Path(degu.__file__).parent)
 MOST_CALLS = 25
 MOST_FRAMES = 5
-"""Above an app: the thread's own two, `run` and `serve` of a connection, `handle`."""
+"""Above an app: the thread's own, `run`, `attend` and `resume`, `handle`."""
 
 HEADERS = {"accept": "text/plain", "user-agent": "test", "x-one": "1", "x-two": "2"}
 

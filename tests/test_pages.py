@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 from codeop import compile_command
 from collections.abc import Iterator
 from doctest import DocTestParser
@@ -123,3 +125,22 @@ def test_examples_that_stick_are_found(text: str):
     """A blank line inside of a class, and none between a function and its call."""
     assert list(find_stuck(text))
     assert not list(find_stuck(">>> def f():\n...     return 1\n...\n>>> f()\n1\n"))
+
+
+def test_the_readme_gives_the_figures_of_the_last_measurement():
+    """Each ratio, but for what two runs on a busy machine may differ."""
+    results = json.loads((DOC.parent / "bench/results/results.json").read_text())
+    rows = [
+        (
+            row["name"].removesuffix(" wsgi"),
+            statistics.median(row["samples"]) / row["base"],
+        )
+        for table in results["tables"]
+        if table["key"] in ("servers", "clients")
+        for row in table["rows"]
+    ]
+    readme = PAGES[0].read_text(encoding="utf-8")
+    told = re.findall(r"(\S+)(?: takes)?\s([\d.]+)\s+times", readme)
+    assert len(told) == readme.count("times") == 6
+    for name, ratio in told:
+        assert float(ratio) == pytest.approx(dict(rows)[name], rel=0.25), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from demo_app import __main__, headless
+from tests.conftest import poll
+from tests.demo_app.screen import find_processes, wait_gone
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "demo_app"
@@ -75,6 +78,34 @@ def test_progress_is_for_a_terminal(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert headless.main(folder, io.StringIO()) == 0
     assert "hello.txt" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_said(tmp_path):
+    """There is nothing that could go well, so the status is that of a failure."""
+    out = io.StringIO()
+    assert headless.main(tmp_path, out) == 1
+    assert "expected a folder with files in it" in out.getvalue()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_window_and_all_of_it(tmp_path, folder, number):
+    """Ctrl-C in the terminal is as good as closing it; SIGTERM leaves nothing, too."""
+    data = str(tmp_path / "data of this run")
+    marks = {"QT_QPA_PLATFORM": "offscreen", "TEST_MARK": data}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "demo_app", "--local", "--data", data, str(folder)],
+        cwd=ROOT,
+        env={**os.environ, **marks},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        poll(lambda: len(find_processes(data)) > 1, 30, "the servers' processes")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    expected = 0 if number is signal.SIGINT else -number
+    assert (process.returncode, said) == (expected, "")
+    wait_gone(data)
 
 
 def find_imports(path: Path) -> Iterator[str]:
