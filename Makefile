@@ -23,8 +23,8 @@ export PIP_NO_INPUT := 1
 .NOTPARALLEL:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: PYTHON=/path/to/python3 VENV=$(VENV) EXTRAS=$(EXTRAS) TEST_ARGS= FOLDER= MODULE="
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: PYTHON=/path/to/python3 VENV=$(VENV) EXTRAS=$(EXTRAS) TEST_ARGS= FOLDER= MODULE= SECONDS="
 
 demo: $(VENV)/installed.$(if $(SCREEN),demo,testing) ## The demo: a window, or without a screen its main job; FOLDER=path
 	$(PY) -m demo_app $(if $(SCREEN),,--headless) $(if $(FOLDER),"$(FOLDER)")
@@ -68,7 +68,7 @@ coverage: $(VENV)/installed.$(EXTRAS) ## Line and branch coverage, child process
 bench: $(VENV)/installed.$(EXTRAS) ## Speed and memory beside the peers (minutes)
 	$(PY) -m bench
 
-bench-quick: $(VENV)/installed.$(EXTRAS) ## The same in seconds, to see a change at once
+bench-quick: $(VENV)/installed.$(EXTRAS) ## The same in two minutes, to build/bench
 	$(PY) -m bench --quick
 
 fuzz: $(VENV)/installed.$(EXTRAS) ## Coverage-guided, SECONDS= for each target (Linux)
@@ -104,7 +104,7 @@ $(VENV)/bin/python:
 
 # A stamp for each set of extras, so that the next run starts at once.
 $(VENV)/installed.%: pyproject.toml setup.py $(wildcard degu/_*.pyx degu/_*.pxd) | $(VENV)/bin/python
-	@echo "Installing degu[$*] into $(VENV)"
+	@echo "Installing degu[$*] into $(VENV), a minute or two"
 	@$(PY) -m pip install -q -e ".[$*]"
 	@# Where nothing writes byte code later, each server process would compile anew.
 	@$(PY) -m compileall -q degu demo_app

@@ -19,11 +19,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--rounds", type=int, help="turns of each competitor")
     parser.add_argument("--cpu", type=int, default=0, help="the one to be pinned to")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--out", type=Path, help="folder for the tables and plots")
     parser.add_argument("--redraw", action="store_true", help="write the results again")
     chosen = parser.parse_args()
+    # The documentation shows a full run; a quick one must not take its place.
+    out = chosen.out or ROOT / ("build/bench" if chosen.quick else "bench/results")
     if chosen.redraw:
-        report.redraw(chosen.out)
+        report.redraw(out)
         return
     make_peers_venv()
     settings = Settings(
@@ -42,8 +44,8 @@ def main() -> None:
                 tables.append(table)
     finally:
         shutil.rmtree(settings.folder, ignore_errors=True)
-    report.write(chosen.out, describe_machine(), tables)
-    print(f"Written to {chosen.out}")
+    report.write(out, describe_machine(), tables)
+    print(f"Written to {out}")
 
 
 if __name__ == "__main__":

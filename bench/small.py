@@ -92,11 +92,11 @@ def measure_pairs(settings: Settings, kind: str, cpu: int | None) -> Table:
             mine = arena.raw_server(kind, f"raw-{name}")
             turns[f"{name}: client, raw server"] = arena.client(name, mine)
         samples = take_turns(turns, settings)
-    where = "Unix socket" if kind == "unix" else "IPv6 loopback"
+    where = "a Unix socket" if kind == "unix" else "IPv6 loopback"
     pinned = "two CPUs, unpinned" if cpu is None else "one CPU"
     return Table(
         f"pair-{kind}" + ("-unpinned" if cpu is None else ""),
-        f"A small exchange over a {where}, {pinned}",
+        f"A small exchange over {where}, {pinned}",
         "microseconds",
         make_rows(samples, "raw C"),
     )
