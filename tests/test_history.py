@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from degu import tls, wire
+from degu import misc, testing, tls, wire
 from degu.client import Client, SSLClient
 from degu.errors import DiedError, ParseError, TLSError
 from degu.files import FilesApp
@@ -507,6 +507,12 @@ def find_rows() -> dict[str, list[str]]:
                 for row in re.findall(r"\b[SD][1-9][0-9]?\b", text):
                     rows.setdefault(row, []).append(f"{path.name}::{node.name}")
     return rows
+
+
+def test_the_older_name_of_testing_is_there():
+    """What the seeds import from `degu.misc` are the very same classes."""
+    for name in misc.__all__:
+        assert getattr(misc, name) is getattr(testing, name)
 
 
 @pytest.mark.parametrize("row", [f"S{n}" for n in range(1, 31)])

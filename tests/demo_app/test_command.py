@@ -100,9 +100,12 @@ def test_a_signal_ends_the_window_and_all_of_it(tmp_path, folder, number):
         text=True,
     )
     with process:
-        poll(lambda: len(find_processes(data)) > 1, 30, "the servers' processes")
-        process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        try:
+            poll(lambda: len(find_processes(data)) > 1, 30, "the servers' processes")
+            process.send_signal(number)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
     expected = 0 if number is signal.SIGINT else -number
     assert (process.returncode, said) == (expected, "")
     wait_gone(data)

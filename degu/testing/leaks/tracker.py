@@ -165,6 +165,9 @@ def _hear(event: str, args: tuple[Any, ...]) -> None:
             ear(args)
 
 
+setattr(_hear, "__cantrace__", True)  # noqa: B010 - a debugger or coverage may look
+
+
 def start_tracking() -> None:
     """Begin to mark child processes, so that `assert_no_orphans` knows them.
 
