@@ -2104,6 +2104,18 @@ def test_an_exchange_that_gets_no_answer_says_why(exchanging: Any):
 
 
 @compiled_only
+def test_what_is_left_is_nobodys_answer(exchanging: Any):
+    """A response that came behind another one, unasked for; nothing is sent."""
+    stream, theirs = exchanging
+    stream.put_back(b"HTTP/1.1 200 OK\r\n\r\n")
+    with pytest.raises(ClosedConnectionError, match="closed, make a new one"):
+        stream.exchange(GET, False)
+    stream.put_back(b"")
+    stream.send_message(b"x")
+    assert theirs.recv(100) == b"x"
+
+
+@compiled_only
 def test_an_exchange_with_a_peer_that_went_is_no_head(exchanging: Any):
     """An end instead of an answer; where nothing can be sent, the long way tells."""
     stream, theirs = exchanging
