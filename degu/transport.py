@@ -76,6 +76,14 @@ class TLSSocket(ssl.SSLSocket):
 
     # --- what it does as an SSLSocket does
 
+    def getpeername(self) -> Any:
+        """The address of the peer; while this is being made, None.
+
+        Where it is an error, `ssl` would read in the clear from what is left, and leave
+        the socket open if that fails. Here the handshake finds out, and says so.
+        """
+        return super().getpeername() if hasattr(self, "incoming") else None
+
     def do_handshake(self, block: bool = False) -> None:
         """Shake hands, within the timeout in all."""
         self._finish(None, self._inner.do_handshake)

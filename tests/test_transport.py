@@ -6,6 +6,7 @@ import select
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -25,6 +26,7 @@ from degu.server import SSLServer
 from degu.testing.pki import TempPKI
 from degu.transport import TLSSocket
 
+from .conftest import poll
 from .transports import shared_pki
 
 TIMEOUT = 10.0
@@ -246,6 +248,38 @@ def test_unwrap_leaves_a_plain_socket(ends):
     thread.join(TIMEOUT)
     peer.send(b"in the clear")
     assert plain.recv(100) == b"in the clear"
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_a_peer_that_is_gone_already_fails_the_handshake(
+    pki: TempPKI, side: str, data: bytes
+):
+    """Nothing of it is left, not even for the garbage collector to close."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as theirs:
+        ours, _ = listener.accept()
+        theirs.sendall(data)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    poll(lambda: not is_connected(ours), what="the reset")
+    if side == "server":
+        sslsock = tls.wrap_server(tls.build_server_sslctx(pki.server_sslconfig), ours)
+    else:
+        sslctx = tls.build_client_sslctx(pki.client_sslconfig)
+        sslsock = tls.wrap_client(sslctx, ours, "localhost")
+    with sslsock, pytest.raises(TLSError):
+        tls.handshake(sslsock, TIMEOUT)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sslsock.getpeername()
+
+
+def is_connected(sock: socket.socket) -> bool:
+    """Whether there still is a peer."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_server_that_stops_says_goodbye_to_who_is_idle(pki: TempPKI):
