@@ -1540,6 +1540,25 @@ def test_what_comes_late_is_waited_for(ends: Any):
     timer.join()
 
 
+def test_a_short_wait_to_read_shortens_no_write(ends: Any):
+    """Each has the time that is its own, on each kind of socket."""
+    ours, theirs = ends
+    stream = make_stream(ours, timeout=30.0)
+    stream.expect(0.01)
+    received: list[int] = []
+
+    def receive() -> None:
+        time.sleep(0.2)
+        while sum(received) < 5_000_000:
+            received.append(len(theirs.recv(1_000_000)))
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    stream.send_message(bytes(5_000_000))
+    thread.join()
+    assert sum(received) == 5_000_000
+
+
 def test_a_head_that_has_begun_has_its_own_timeout(ends: Any):
     """What came of it makes the silence after it another error."""
     stream = make_stream(ends[0], timeout=5, head_timeout=0.05)
