@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from degu.address import Identity, identify_socket, unlink_socket
 from degu.errors import shown
-from degu.guard import descendants, kill, start_guard
+from degu.guard import await_guard, descendants, kill, start_guard
 from degu.package import Package
 
 if TYPE_CHECKING:
@@ -275,6 +275,8 @@ class Child:
         """End without a further word, with every process that was started here."""
         if self.path is not None:
             unlink_socket(self.path, self.identity)
+        if self.news is not None:
+            await_guard(self.news)
         for pid in descendants(os.getpid()):
             kill(pid)
         if hasattr(os, "killpg") and os.getpgrp() == os.getpid():

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from degu.address import Identity, unlink_socket, unlink_stale
 
 GUARD_SECONDS = 1.0
-"""How long the guard waits for a killed server to be gone."""
+"""How long the guard waits for a killed server to be gone, and a server for it."""
 
 
 def start_guard(
@@ -52,6 +52,16 @@ def start_guard(
     os.close(server)
     os.close(news)
     return write
+
+
+def await_guard(news: int) -> None:
+    """Wait to be ended by the guard that reads `news`; returns where that is gone.
+
+    Two that kill the same processes could kill each other first, and leave the rest.
+    """
+    poll = select.poll()
+    poll.register(news, 0)  # an error is what a pipe without a reader has
+    poll.poll(GUARD_SECONDS * 1000)
 
 
 def close_others(keep: list[int]) -> None:

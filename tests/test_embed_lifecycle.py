@@ -29,6 +29,7 @@ import pytest
 
 from degu import EmbeddedServer, parent
 from degu.address import connect
+from degu.guard import GUARD_SECONDS
 from tests.conftest import TIMEOUT_FACTOR, poll
 from tests.embed_apps import (
     LOOPBACK,
@@ -339,6 +340,27 @@ def test_the_servers_own_children_end_with_it(how):
     getattr(server.process if how == "kill" else server, how)()
     server.wait()
     poll(lambda: not any(is_running(pid) for pid in pids), 2, "grandchildren gone")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
+@pytest.mark.parametrize("how", ["SIGSTOP", "SIGKILL"])
+def test_a_server_without_its_guard_ends_all_by_itself(how):
+    """Where there is one it leaves that to the guard: two would kill each other."""
+    with Parent() as parent:
+        parent.ready()
+        assert len(body_of(parent.address, "/grandchildren").split()) == 2
+        [guard] = [pid for pid in parent.find() if read_name(pid) == "degu-guard"]
+        os.kill(guard, getattr(signal, how))
+        began = time.monotonic()
+        parent.end("SIGKILL")
+        if how == "SIGSTOP":
+            time.sleep(GUARD_SECONDS / 3)  # nothing is to have happened in it
+            assert len(parent.find()) == 4 or time.monotonic() - began > GUARD_SECONDS
+        parent.assert_all_gone(GUARD_SECONDS + 1)
+
+
+def read_name(pid):
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def test_the_servers_own_children_end_with_the_parent():

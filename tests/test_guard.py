@@ -10,14 +10,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
+from degu import guard
 from degu.address import identify_socket
-from degu.guard import Guard, descendants, kill, start_guard
+from degu.guard import Guard, await_guard, descendants, kill, start_guard
 from tests.conftest import poll
 from tests.embed_apps import is_running
 
@@ -165,6 +167,22 @@ def test_the_socket_file_of_another_server_stays(rig: Rig, tmp_path: Path, known
         rig.guard.identity = (0, 0) if known else None
         rig.guard.clear_up()
         assert os.path.exists(path)
+
+
+def test_a_server_waits_for_its_guard_but_not_for_long(monkeypatch):
+    """Where nobody reads the news any more, not at all."""
+    reader, writer = os.pipe()
+    try:
+        monkeypatch.setattr(guard, "GUARD_SECONDS", 0.2)
+        began = time.monotonic()
+        await_guard(writer)
+        assert time.monotonic() - began >= 0.2
+        monkeypatch.setattr(guard, "GUARD_SECONDS", 60)
+        threading.Timer(0.05, os.close, (reader,)).start()
+        await_guard(writer)
+        assert time.monotonic() - began < 30
+    finally:
+        os.close(writer)
 
 
 def test_without_a_parent_to_watch_there_is_no_guard():
