@@ -1938,6 +1938,16 @@ def test_a_stream_over_tls_says_its_end(tls_pair, how: str):
     assert ours.fileno() == -1
 
 
+def test_what_cannot_be_encrypted_says_why(tls_pair):
+    """The error of the socket is in that of the stream."""
+    ours, _ = tls_pair
+    stream = make_stream(ours)
+    ours.close()
+    with pytest.raises(PeerError, match="closed on this side") as caught:
+        stream.write(b"x")
+    assert stream.error is caught.value
+
+
 def test_a_stream_over_tls_that_broke_says_nothing(tls_pair):
     """Its peer must not take the truncation for an end."""
     ours, theirs = tls_pair
