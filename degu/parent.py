@@ -291,9 +291,9 @@ class Core:
 
     def hang_up(self) -> None:
         """Nothing more can come, which is not yet the end of the process."""
-        if self.conn is not None:
-            self.conn.close()
-            self.conn = None
+        conn, self.conn = self.conn, None
+        if conn is not None:
+            conn.close()
 
     def hear(self, message: tuple[Any, ...]) -> None:
         """Handle one message other than the first word."""
@@ -330,8 +330,14 @@ class Core:
 
     def wait_word(self, deadline: float) -> list[Any]:
         """Wait for a message, or for the end."""
-        left = max(0.0, deadline - time.monotonic())
-        return wait([self.end, *([] if self.conn is None else [self.conn])], left)
+        while True:
+            conn = self.conn
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                return wait([self.end, *([] if conn is None else [conn])], left)
+            except OSError:
+                if conn is self.conn:
+                    raise  # else the reader's thread closed it meanwhile
 
     def hear_first(self) -> None:
         """Handle one message while the server starts."""

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import uuid
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,21 @@ def test_ctrl_c_is_the_parents_business():
         assert errors.count(b"Traceback") == 1
         assert errors.rstrip().endswith(b"KeyboardInterrupt")
         parent.assert_all_gone()
+
+
+def test_a_stop_bears_that_the_reader_hangs_up_meanwhile(monkeypatch):
+    """The thread that reads log records sees the end of the pipe first, say."""
+    server = EmbeddedServer(LOOPBACK, None, app)
+    core = server._core
+
+    def wait_late(objects, timeout=None):
+        if threading.current_thread() is threading.main_thread():
+            core.hang_up()
+        return wait(objects, timeout)
+
+    monkeypatch.setattr(parent, "wait", wait_late)
+    assert server.stop() == "exited"
+    assert not server.is_alive()
 
 
 def test_the_end_of_the_interpreter_is_silent():
