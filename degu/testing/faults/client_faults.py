@@ -96,22 +96,24 @@ def _send_deaf(client: Caller) -> None:
         wire.pause(0)
 
 
-@enter_in(client_faults)
-def _send_reset(client: Caller, *, body_size: int = 1000, after: int = 500) -> None:
-    """Reset the connection after `after` bytes of the body."""
+def _send_part(client: Caller, body_size: int, after: int) -> Wire:
+    """Send an upload up to `after` bytes of its body."""
     wire = client.connect()
     head, body = _build_upload(client, body_size)
     wire.send(head + body[:after])
-    wire.reset()
+    return wire
+
+
+@enter_in(client_faults)
+def _send_reset(client: Caller, *, body_size: int = 1000, after: int = 500) -> None:
+    """Reset the connection after `after` bytes of the body."""
+    _send_part(client, body_size, after).reset()
 
 
 @enter_in(client_faults)
 def _send_close(client: Caller, *, body_size: int = 1000, after: int = 500) -> None:
     """Close the connection after `after` bytes of the body."""
-    wire = client.connect()
-    head, body = _build_upload(client, body_size)
-    wire.send(head + body[:after])
-    wire.close()
+    _send_part(client, body_size, after).close()
 
 
 @enter_in(client_faults)
@@ -119,9 +121,7 @@ def _send_half_close(
     client: Caller, *, body_size: int = 1000, after: int = 1000
 ) -> None:
     """End the sending side after `after` bytes of the body, and listen on."""
-    wire = client.connect()
-    head, body = _build_upload(client, body_size)
-    wire.send(head + body[:after])
+    wire = _send_part(client, body_size, after)
     wire.half_close()
     wire.hold()
 
