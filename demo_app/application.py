@@ -103,7 +103,8 @@ def run(data: Path | None, folder: Path | None, *, local: bool = False) -> int:
     app = QApplication(sys.argv[:1])
     application = Application(data, folder, local=local)
     # Python gets to it when Qt next calls something of ours, which a timer sees to.
-    signal.signal(signal.SIGINT, lambda *_: application.end())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: application.end())
     spare_collections()
     application.start()
     status = app.exec()
