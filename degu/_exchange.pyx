@@ -48,6 +48,7 @@ cdef ssize_t _receive(int fd, char *buffer) except -1:
     cdef ssize_t count
     cdef int failure
     while True:
+        PyErr_CheckSignals()  # one that came before the waiting would not end it
         with nogil:
             count = recv_from(fd, buffer, RECEIVE, 0)
             failure = errno
@@ -56,7 +57,6 @@ cdef ssize_t _receive(int fd, char *buffer) except -1:
         if failure != EINTR:
             set_errno(failure)
             PyErr_SetFromErrno(OSError)
-        PyErr_CheckSignals()
 
 
 cdef ssize_t _send_now(int fd, const char *data, Py_ssize_t size) noexcept:
@@ -89,6 +89,7 @@ cdef ssize_t _send(int fd, const char *data, Py_ssize_t size) except -1:
         if errno != EINTR and not would_block():
             PyErr_SetFromErrno(OSError)
     while True:
+        PyErr_CheckSignals()
         with nogil:
             count = send_to(fd, data, size, MSG_NOSIGNAL)
             failure = errno
@@ -97,7 +98,6 @@ cdef ssize_t _send(int fd, const char *data, Py_ssize_t size) except -1:
         if failure != EINTR:
             set_errno(failure)
             PyErr_SetFromErrno(OSError)
-        PyErr_CheckSignals()
 
 
 def send(sock, data):

@@ -176,7 +176,8 @@ class ScriptedServer:
 
     A script is a sequence of words and of bytes to send. After its last item the
     connection stays open until the peer closes it. `requests` are the raw requests,
-    in order; `accepted` counts the connections; `ended` those that are over.
+    in order; `accepted` counts the connections; `ended` those that are over; `socks`
+    are its ends of all.
     """
 
     def __init__(self, *scripts: Any, is_tls: bool = False) -> None:
@@ -191,7 +192,7 @@ class ScriptedServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = self._listener.getsockname()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._open: list[socket.socket] = []
+        self.socks: list[socket.socket] = []
 
     def __enter__(self) -> ScriptedServer:
         self._thread.start()
@@ -201,7 +202,7 @@ class ScriptedServer:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for sock in self._open:
+        for sock in self.socks:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         self._thread.join(TIMEOUT)
@@ -235,7 +236,7 @@ class ScriptedServer:
                 sock = self._sslctx.wrap_socket(
                     sock, server_side=True, suppress_ragged_eofs=True
                 )
-            self._open.append(sock)
+            self.socks.append(sock)
             with sock.makefile("rb") as file:
                 for item in script:
                     if self._do(sock, file, item):
