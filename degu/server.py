@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import select
+import signal
 import socket
 import struct
 import sys
@@ -112,6 +113,8 @@ class Server:
         self.sock.setblocking(False)
         self.address: Address = self.sock.getsockname()
         self._wake_reader, self._wake_writer = socket.socketpair()
+        for one in (self._wake_reader, self._wake_writer):
+            one.setblocking(False)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address!r}, {self.app!r})"
@@ -134,9 +137,9 @@ class Server:
         self._stopped.clear()
         try:
             # A shutdown() before this has closed the socket, one after it waits.
-            poll = None if self.stopping else _Waiter(self.sock, self._wake_reader)
+            poll = None if self.stopping else self._make_waiter()
             while poll is not None and not self.stopping:
-                if poll.wait(None):
+                if self._is_ready(poll):
                     self._accept_ready()
         except KeyboardInterrupt:
             log.info("%s: interrupted", self.address)
@@ -152,7 +155,7 @@ class Server:
         `fileno()`; the time it may take is bounded by the timeouts.
         """
         while not self.stopping:
-            ready = _Waiter(self.sock, self._wake_reader).wait(None)
+            ready = self._is_ready(self._make_waiter())
             if ready and (accepted := self._accept()) is not None:
                 handler = _Handler(self, *accepted)
                 handler.last = True
@@ -160,6 +163,20 @@ class Server:
                     self._handlers[handler] = monotonic()
                 handler.run()
                 return
+
+    def _make_waiter(self) -> _Waiter:
+        return _Waiter(self.sock, self._wake_reader)
+
+    def _is_ready(self, poll: _Waiter) -> bool:
+        """Wait for a connection; False where something else came, perhaps a signal."""
+        with _waking(self._wake_writer):
+            if poll.wait(None):
+                return True
+        with suppress(OSError):
+            self._wake_reader.recv(4096)
+        if self.stopping:
+            self._wake()  # others may wait for that, too
+        return False
 
     def _accept_ready(self) -> None:
         accepted = self._accept()
@@ -793,8 +810,30 @@ def _peer_credentials(sock: socket.socket) -> tuple[int, int, int] | None:
     return pid, uid, gid
 
 
+@contextmanager
+def _waking(sock: socket.socket) -> Iterator[None]:
+    """Have signals write to `sock`, where this is the thread that handles them.
+
+    The interpreter looks for signals between its steps. One that comes after the last
+    step before a system call would be handled when that is over: after the next
+    connection.
+    """
+    try:
+        before = signal.set_wakeup_fd(sock.fileno(), warn_on_full_buffer=False)
+    except ValueError:
+        yield
+        return
+    if before >= 0:
+        signal.set_wakeup_fd(before)  # of an event loop, which is to hear of them
+    try:
+        yield
+    finally:
+        if before < 0:
+            signal.set_wakeup_fd(-1)
+
+
 class _Waiter:
-    """Wait for a listening socket, or for the word to stop."""
+    """Wait for a listening socket, or to be woken."""
 
     def __init__(self, sock: socket.socket | None, wake: socket.socket) -> None:
         self._sock = sock
@@ -806,7 +845,7 @@ class _Waiter:
                     self._poll.register(one, select.POLLIN)
 
     def wait(self, seconds: float | None) -> bool:
-        """Whether the listening socket is ready; False once it is time to stop."""
+        """Whether the listening socket is ready; False where it was woken."""
         if self._poll is None:
             every = [one for one in (self._sock, self._wake) if one is not None]
             ready = [one.fileno() for one in select.select(every, [], [], seconds)[0]]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
 
 from degu.base import Output
+from degu.client import Client
+from degu.server import Server
 from tests.conftest import poll
 from tests.transports import HEAD, OK, READ, ScriptedServer
 
@@ -116,3 +123,99 @@ def test_a_signal_that_raises_nothing_changes_nothing(is_tls, handle):
             for _ in range(2):
                 assert connection.get("/").status == 200
         assert len(numbers) >= 2
+
+
+# --- a server in the main thread
+
+
+def signal_elsewhere() -> None:
+    """A signal that no system call of the main thread sees: another thread takes it."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGIO)
+
+
+def serve_while(server: Server, work: Callable[[], object], serve: Any) -> Any:
+    """Serve in this thread while `work` runs in another; what that returned."""
+
+    def run() -> object:
+        try:
+            return work()
+        finally:
+            server.shutdown(0)
+
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(run)
+        serve()
+        return future.result()
+
+
+@pytest.mark.parametrize("method", ["serve_forever", "handle_request"])
+def test_ctrl_c_ends_the_waiting_for_connections(handle, method):
+    """Although poll() is not interrupted."""
+    server = Server(("127.0.0.1", 0), lambda request: (200, "OK", {}, None))
+    begun, raised = threading.Event(), threading.Event()
+
+    def press() -> bool:
+        begun.wait()
+        time.sleep(0.05)  # until it waits; too early does no harm
+        signal_elsewhere()
+        return raised.wait(PATIENCE)
+
+    def interrupted(number: int, frame: Any) -> None:
+        raised.set()
+        raise_once(number, frame)
+
+    def serve() -> None:
+        with suppress(KeyboardInterrupt):
+            begun.set()
+            getattr(server, method)()
+
+    handle(interrupted)
+    assert serve_while(server, press, serve)
+    server.close()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_server_serves_on_after_other_signals(handle):
+    """The control; and it does not go round and round, either."""
+    server = Server(("127.0.0.1", 0), lambda request: (200, "OK", {}, None))
+    numbers: list[int] = []
+
+    def ask() -> None:
+        client = Client(server.address)
+        for count in (1, 2, 3):
+            signal_elsewhere()
+            poll(partial(is_long, count), PATIENCE, "the handler")
+            assert client.get("/").status == 200
+        client.close()
+        poll(lambda: not select.select([woken], [], [], 0)[0], PATIENCE, "the rest")
+
+    def is_long(count: int) -> bool:
+        return len(numbers) >= count
+
+    woken = server._wake_reader
+    handle(lambda number, frame: numbers.append(number))
+    serve_while(server, ask, server.serve_forever)
+    server.close()
+
+
+def test_an_event_loop_goes_on_hearing_of_signals(handle):
+    """What another had set is left alone."""
+    server = Server(("127.0.0.1", 0), lambda request: (200, "OK", {}, None))
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        reader.settimeout(PATIENCE)
+        handle(lambda number, frame: None)
+        signal.set_wakeup_fd(writer.fileno())
+        try:
+
+            def hear() -> bytes:
+                signal_elsewhere()
+                return reader.recv(10)
+
+            assert (
+                serve_while(server, hear, server.serve_forever) == b"%c" % signal.SIGIO
+            )
+        finally:
+            assert signal.set_wakeup_fd(-1) == writer.fileno()
+    server.close()
