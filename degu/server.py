@@ -169,6 +169,8 @@ class Server:
 
     def _is_ready(self, poll: _Waiter) -> bool:
         """Wait for a connection; False where something else came, perhaps a signal."""
+        if poll.wait(0):
+            return True  # as where an event loop calls, which is to keep its signals
         with _waking(self._wake_writer):
             if poll.wait(None):
                 return True
@@ -824,7 +826,7 @@ def _waking(sock: socket.socket) -> Iterator[None]:
         yield
         return
     if before >= 0:
-        signal.set_wakeup_fd(before)  # of an event loop, which is to hear of them
+        signal.set_wakeup_fd(before)  # of an event loop
     try:
         yield
     finally:

@@ -219,3 +219,30 @@ def test_an_event_loop_goes_on_hearing_of_signals(handle):
         finally:
             assert signal.set_wakeup_fd(-1) == writer.fileno()
     server.close()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_event_loop_that_calls_is_not_disturbed(monkeypatch, is_there):
+    """Where a connection is there, nothing waits; the control is one that is late."""
+    server = Server(("127.0.0.1", 0), lambda request: (200, "OK", {}, None))
+    calls: list[int] = []
+    real = signal.set_wakeup_fd
+
+    def set_wakeup_fd(number: int, **options: Any) -> int:
+        if not calls:
+            ask()
+        calls.append(number)
+        return real(number, **options)
+
+    def ask() -> None:
+        sock.connect(server.address)
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    monkeypatch.setattr(signal, "set_wakeup_fd", set_wakeup_fd)
+    with socket.socket() as sock:
+        if is_there:
+            ask()
+        server.handle_request()
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert len(calls) == (0 if is_there else 2)
+    server.close()
