@@ -33,6 +33,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,7 +143,10 @@ def forget_forkserver() -> None:
 
 
 def reset_signals() -> None:
-    """Forget the handlers that a fork inherits, and let nothing block SIGTERM."""
+    """Forget the handlers that a fork inherits, and let nothing block SIGTERM.
+
+    Nor ignore SIGCHLD, which would keep the exit codes of all children from us.
+    """
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
@@ -150,6 +154,8 @@ def reset_signals() -> None:
                 signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
@@ -167,17 +173,17 @@ class Child:
         self.is_guest = False
         self.deadline: float | None = None
         self.clean = False
-        self.stopper: threading.Thread | None = None
+        self.stopped: threading.Event | None = None
         self.news = start_guard(plan.path, conn, parent)
 
     def run(self) -> int:
         """Build, report, serve, close; return the exit code."""
         global watcher
         watcher = threading.Thread(target=self.watch, name="degu-watch", daemon=True)
-        watcher.start()
-        if self.plan.levels is not None:
-            send_logs_home(self.conn, self.plan.levels)
         try:
+            watcher.start()
+            if self.plan.levels is not None:
+                send_logs_home(self.conn, self.plan.levels)
             self.server = self.build()
             address = find_address(self.server)
         except Exception as exc:
@@ -226,8 +232,8 @@ class Child:
                 raise
             log.critical("the server failed: %r", self.server, exc_info=True)
             code = 1
-        if self.stopper is not None:
-            self.stopper.join()
+        if self.stopped is not None:
+            self.stopped.wait()
         self.close()
         return code
 
@@ -257,19 +263,24 @@ class Child:
                 message = self.conn.recv()
             except (EOFError, OSError):
                 self.die()
-            if message[0] == "stop" and self.stopper is None:
+            if message[0] == "stop" and self.stopped is None:
                 self.deadline = time.monotonic() + message[1]
-                self.stopper = threading.Thread(
-                    target=self.stop, args=(message[1],), daemon=True
-                )
-                self.stopper.start()
+                self.stopped = threading.Event()
+                stop = partial(self.stop, message[1], self.stopped)
+                try:
+                    threading.Thread(target=stop, daemon=True).start()
+                except RuntimeError:  # there is none to be had
+                    stop()
 
-    def stop(self, grace: float) -> None:
+    def stop(self, grace: float, stopped: threading.Event) -> None:
         """Shut the server down; `serve_forever()` returns then (thread)."""
-        if callable(getattr(self.server, "shutdown", None)):
-            self.clean = shut_down(self.server, grace)
-        else:
-            send(self.conn, "unstoppable")
+        try:
+            if callable(getattr(self.server, "shutdown", None)):
+                self.clean = shut_down(self.server, grace)
+            else:
+                send(self.conn, "unstoppable")
+        finally:
+            stopped.set()
 
     def die(self) -> None:
         """End without a further word, with every process that was started here."""
@@ -455,7 +466,11 @@ def close_within(seconds: float, server: Any) -> bool:
 def within(seconds: float, function: Callable[[], object]) -> bool:
     """Call `function` in a thread and wait for its end at most `seconds`."""
     thread = threading.Thread(target=function, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # there is none to be had
+        function()
+        return True
     # A grace of zero still lets through what does not wait for anybody.
     thread.join(max(seconds, 0.02))
     return not thread.is_alive()

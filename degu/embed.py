@@ -51,7 +51,7 @@ from degu.child import Plan, ServerJob, ServiceJob
 from degu.errors import DiedError, shown
 from degu.limits import EMBED_OPTIONS, SERVER_OPTIONS, check_options
 from degu.package import Packing, ShadowMain
-from degu.parent import PROCESSES, Core, Ending
+from degu.parent import PROCESSES, Core, Ending, defer_signals
 
 __all__ = [
     "EmbeddedSSLServer",
@@ -107,13 +107,20 @@ def _count_threads() -> int:
 def _quiet_start(method: str) -> Iterator[None]:
     """Start one process at a time, undisturbed by Ctrl-C and by warnings."""
     main = sys.modules["__main__"]
+    config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     with contextlib.ExitStack() as stack:
+        if config.get("daemon"):
+            # Such a process may have no children, lest they outlive it. Ours do not.
+            config["daemon"] = False
+            stack.callback(config.__setitem__, "daemon", True)
         if hasattr(signal, "pthread_sigmask"):
             if method != "fork":
                 # It would let SIGINT through again when it is started later.
                 from multiprocessing import resource_tracker
 
                 resource_tracker.ensure_running()
+            if method == "forkserver":
+                _start_forkserver()
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
         if method == "fork":
@@ -126,6 +133,17 @@ def _quiet_start(method: str) -> Iterator[None]:
             sys.modules["__main__"] = ShadowMain(main)
             stack.callback(sys.modules.__setitem__, "__main__", main)
         yield
+
+
+def _start_forkserver() -> None:
+    """Start it with SIGCHLD let through: it would hear of no end of a process else."""
+    from multiprocessing import forkserver
+
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _warm_up(method: str) -> None:
@@ -154,22 +172,31 @@ def _own_pidfd() -> Connection | None:
 
 
 def _start(
-    job: ServiceJob | ServerJob, options: dict[str, Any], wanted: str | None, name: str
+    job: ServiceJob | ServerJob,
+    options: dict[str, Any],
+    wanted: str | None,
+    name: str,
+    adopt: Callable[[Core, Any], object] = lambda core, process: None,
 ) -> tuple[Core, Any]:
-    """Start a process for `job` and wait for its address."""
+    """Start a process for `job`, wait for its address, and have it adopted."""
     if package.importing_main:
         raise package.MainReentered
     for old in list(parent.alive):
         if not old.is_alive():
             old.finish()
-    core, process = _launch(job, options, wanted, name)
+    core = None
     try:
+        with defer_signals():
+            core, process = _launch(job, options, wanted, name)
         core.await_start(options["start_timeout"])
+        with defer_signals():
+            adopt(core, process)
+            if options["log"]:
+                parent.reader.watch(core)
     except BaseException:
-        core.abort()
+        if core is not None:
+            core.abort()
         raise
-    if options["log"]:
-        parent.reader.watch(core)
     return core, process
 
 
@@ -177,35 +204,38 @@ def _launch(
     job: ServiceJob | ServerJob, options: dict[str, Any], wanted: str | None, name: str
 ) -> tuple[Core, Any]:
     """Start the process."""
-    with parent.starting, parent.reader.pause():
-        method, reason = _choose_method(wanted)
-        ours, theirs = multiprocessing.Pipe()
-        pidfd = _own_pidfd()
-        plan = _make_plan(job, options)
-        if method == "fork":
-            plan = plan._replace(forked=True)
-        else:
-            plan = plan._replace(job=Packing(job, method, reason))
-        process = PROCESSES[method](
-            target=_find_target(plan),
-            args=(plan, theirs, pidfd),
-            name=f"{name}-{next(_numbers)}",
-            daemon=True,
-        )
-        core = Core(process, ours, method)
-        parent.alive.add(core)
-        parent.stop_at_exit()
-        _warm_up(method)
-        try:
-            with _quiet_start(method):
-                core.begin()
-        except BaseException:
+    core = None
+    try:
+        with parent.starting, parent.reader.pause():
+            method, reason = _choose_method(wanted)
+            ours, theirs = multiprocessing.Pipe()
+            pidfd = _own_pidfd()
+            plan = _make_plan(job, options)
+            if method == "fork":
+                plan = plan._replace(forked=True)
+            else:
+                plan = plan._replace(job=Packing(job, method, reason))
+            process = PROCESSES[method](
+                target=_find_target(plan),
+                args=(plan, theirs, pidfd),
+                name=f"{name}-{next(_numbers)}",
+                daemon=True,
+            )
+            core = Core(process, ours, method)
+            parent.alive.add(core)
+            parent.stop_at_exit()
+            _warm_up(method)
+            try:
+                with _quiet_start(method):
+                    core.begin()
+            finally:
+                theirs.close()
+                if pidfd is not None:
+                    pidfd.close()
+    except BaseException:
+        if core is not None:
             core.abort()
-            raise
-        finally:
-            theirs.close()
-            if pidfd is not None:
-                pidfd.close()
+        raise
     return core, process
 
 
@@ -297,14 +327,19 @@ class EmbeddedService:
 
     def _begin(self, job: ServiceJob | ServerJob) -> None:
         options = _take_options(self.options)
-        self._core, self._process = _start(
-            job, options, self.start_method, type(self).__name__
-        )
-        self._finalizer = weakref.finalize(self, self._core.close)
+        name = type(self).__name__
+        _start(job, options, self.start_method, name, self._adopt)
+
+    def _adopt(self, core: Core, process: Any) -> None:
+        self._core, self._process = core, process
+        self._finalizer = weakref.finalize(self, core.close)
         self._finalizer.atexit = False
 
     def __repr__(self) -> str:
-        state = "" if self.is_alive() else ", ended"
+        if self._core.mine():
+            state = "" if self.is_alive() else ", ended"
+        else:
+            state = ", of the process that started it"
         return f"<{type(self).__name__} {self._core.address!r}, pid {self.pid}{state}>"
 
     def __enter__(self) -> Self:
@@ -360,7 +395,8 @@ class EmbeddedService:
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the end of the process, at most `timeout` seconds.
 
-        Returns its exit code, negative for a signal; None if it still runs.
+        Returns its exit code, negative for a signal; None if it still runs, and where
+        nobody knows it, as in a program that ignores SIGCHLD.
         """
         if not self._core.wait_end(timeout):
             return None

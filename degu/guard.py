@@ -44,7 +44,8 @@ def start_guard(
     server, news, write = opened
     if pid == 0:
         try:
-            keep = [server, news, conn.fileno(), parent.fileno()]
+            given = [server, news, conn.fileno(), parent.fileno()]
+            keep = [above_standard(number) for number in given]
             close_others(keep)
             Guard(os.getppid(), path, *keep).run()
         finally:
@@ -62,6 +63,13 @@ def await_guard(news: int) -> None:
     poll = select.poll()
     poll.register(news, 0)  # an error is what a pipe without a reader has
     poll.poll(GUARD_SECONDS * 1000)
+
+
+def above_standard(number: int) -> int:
+    """A descriptor for the same that is no standard one, which a parent may lack."""
+    while number < 3:
+        number = os.dup(number)
+    return number
 
 
 def close_others(keep: list[int]) -> None:

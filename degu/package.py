@@ -155,6 +155,8 @@ def find_main() -> tuple[str, str] | None:
         name: str = spec.name
         return None if name.split(".")[-1] == "__main__" else ("name", name)
     path = getattr(main, "__file__", None)
+    if path is None:  # as when the script has run to its end
+        path = getattr(getattr(main, "__loader__", None), "path", None)
     if path is None or not os.path.isfile(path):
         return None
     return "path", os.path.abspath(path)

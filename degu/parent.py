@@ -47,12 +47,46 @@ PARENT_EXIT_GRACE = 1.0
 THREAD_SECONDS = 0.25
 """How long to wait for our own thread before a fork."""
 
+REPORT_SECONDS = 2.0
+"""How long a fork server may take to tell the exit code of a process that has ended."""
+
 ORPHAN_SECONDS = 1.0
 """How long to wait for processes that a server left to us (if we are PID 1)."""
 
 Ending = Literal["stopped", "cut", "terminated", "killed", "exited"]
 """How `stop()` went: all requests were answered; some were cut off at the end of the
 grace period; the process had to be terminated, or killed; or it had ended before."""
+
+
+DEFERRED = [
+    getattr(signal, f"SIG{name}")
+    for name in ("INT", "TERM", "HUP", "QUIT", "ALRM", "USR1", "USR2")
+    if hasattr(signal, f"SIG{name}")
+]
+"""Signals whose handlers may raise, as those of Ctrl-C and of timeouts do."""
+
+
+@contextlib.contextmanager
+def defer_signals() -> Iterator[None]:
+    """Have no handler raise in the midst of what is to be done as a whole.
+
+    Signals that come meanwhile are handled afterwards. All handlers run in the main
+    thread, so that others need nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, Any]] = []
+    handlers: dict[int, Any] = {}
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: [handlers[n](n, frame) for n, frame in came])
+        for number in DEFERRED:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                stack.callback(signal.signal, number, handler)
+                signal.signal(number, lambda *facts: came.append(facts))
+        yield
 
 
 class _Process:
@@ -80,12 +114,14 @@ class _Process:
     def terminate(self) -> None:
         """Send SIGTERM."""
         if self._core is not None:
+            self._core.check_mine()
             self._core.note_strays()
         super().terminate()  # type: ignore[misc]
 
     def kill(self) -> None:
         """Send SIGKILL."""
         if self._core is not None:
+            self._core.check_mine()
             self._core.note_strays()
         super().kill()  # type: ignore[misc]
 
@@ -186,10 +222,14 @@ class Core:
         """Whether this is the process that started it, and not a fork of that."""
         return os.getpid() == self.owner
 
-    def is_alive(self) -> bool:
-        """Whether the process runs."""
+    def check_mine(self) -> None:
+        """Raise `RuntimeError` in a fork."""
         if not self.mine():
             raise RuntimeError("a server belongs to the process that started it")
+
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        self.check_mine()
         return not (self.finished or self.end is None or self.wait_end(0))
 
     def wait_end(self, timeout: float | None) -> bool:
@@ -202,7 +242,7 @@ class Core:
             return
         # Before the lock, which our thread may be waiting for.
         reader.forget(self)
-        with self.lock:
+        with defer_signals(), self.lock:
             if self.finished:
                 return
             self.finished = True
@@ -212,13 +252,14 @@ class Core:
                 # Nobody else can have this number before the process is reaped.
                 with contextlib.suppress(OSError):
                     os.killpg(pid, signal.SIGKILL)
-            self.process.join()
+            # A fork server that is stopped, or was told of no SIGCHLD, says nothing.
+            self.process.join(REPORT_SECONDS if self.method == "forkserver" else None)
             self.exitcode = self.process.exitcode
             self.clear_up(pid)
             self.process = None
+            alive.discard(self)
         for message in [] if self.silent else messages:
             self.hear(message)
-        alive.discard(self)
         for callback in self.callbacks:
             self.call(callback)
 
@@ -243,8 +284,7 @@ class Core:
         self.strays.clear()
         if self.path is not None:
             unlink_socket(self.path, self.identity)
-        if self.conn is not None:
-            self.conn.close()
+        self.hang_up()
         if hasattr(os, "killpg"):
             for group in [pid, *self.workers]:
                 _reap_orphans(group)
@@ -280,7 +320,7 @@ class Core:
                 while self.conn is not None and self.conn.poll():
                     messages.append(self.conn.recv())
                     self.note_worker(messages[-1])
-            except (EOFError, OSError):
+            except (EOFError, OSError, TypeError):  # the last from a closed one
                 self.hang_up()
         return messages
 
@@ -361,12 +401,13 @@ class Core:
     def abort(self) -> None:
         """Kill a process that did not start."""
         self.asked = True
-        if self.process is not None and self.process.pid is not None:
-            self.process.kill()
-            self.wait_end(None)
-            self.finish()
-        self.hang_up()
-        alive.discard(self)
+        with defer_signals():
+            if self.process is not None and self.process.pid is not None:
+                self.process.kill()
+                self.wait_end(None)
+                self.finish()
+            self.hang_up()
+            alive.discard(self)
 
     def terminate(self) -> Ending:
         """Send SIGTERM and wait, send SIGKILL and wait."""
@@ -408,7 +449,8 @@ class Core:
     def send_stop(self, grace: float) -> None:
         """Ask for the end."""
         self.asked = True
-        with self.lock, contextlib.suppress(OSError):
+        # A handler of signals that stops it, too, may have closed the pipe meanwhile.
+        with self.lock, contextlib.suppress(OSError, TypeError):
             if self.conn is not None:
                 self.conn.send(("stop", grace))
 
@@ -539,11 +581,17 @@ class Reader:
             if self.thread is not None:
                 self.nudge()
             elif self.cores and not self.paused:
-                theirs, self.wake = multiprocessing.Pipe(duplex=False)
-                self.thread = threading.Thread(
+                theirs, wake = multiprocessing.Pipe(duplex=False)
+                thread = threading.Thread(
                     target=self.run, args=(theirs,), name="degu-embed", daemon=True
                 )
-                self.thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:
+                    theirs.close()
+                    wake.close()
+                    raise
+                self.thread, self.wake = thread, wake
 
     def dismiss(self) -> threading.Thread | None:
         """Tell the thread to end; return it."""
@@ -615,10 +663,14 @@ _registered = 0
 
 
 def _forget_all() -> None:
-    """In a fork of this process: let go of what keeps the parent's servers alive."""
+    """In a fork of this process: let go of what keeps the parent's servers alive.
+
+    And of what would end them: multiprocessing does, at the end of the interpreter.
+    """
     global reader, starting
     for core in list(alive):
         core.hang_up()
+        multiprocessing.process._children.discard(core.process)  # type: ignore[attr-defined]
     alive.clear()
     reader = Reader()
     starting = threading.RLock()
