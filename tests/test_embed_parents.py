@@ -75,6 +75,22 @@ def test_blocked_signals_hold_up_nothing(method):
     assert run(BLOCKED, method) == "stopped 0"
 
 
+STOPPED = """
+from multiprocessing.forkserver import _forkserver
+server = degu.EmbeddedServer(LOOPBACK, None, app)
+os.kill(_forkserver._forkserver_pid, signal.SIGSTOP)
+try:
+    print(server.stop(), server.process.exitcode)
+finally:
+    os.kill(_forkserver._forkserver_pid, signal.SIGCONT)
+"""
+
+
+def test_a_fork_server_that_says_nothing_holds_up_nothing():
+    """It alone knows the exit code; nobody waits for longer than `REPORT_SECONDS`."""
+    assert run(STOPPED, "forkserver") == "stopped None"
+
+
 IGNORED = """
 if {ignored}:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

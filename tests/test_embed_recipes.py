@@ -22,6 +22,9 @@ EXAMPLES = ROOT / "doc" / "examples"
 FRAME_SECONDS = 0.016
 """A window that does not react for longer misses a picture."""
 
+BLOCKED_SECONDS = 0.1
+"""More than a busy machine holds up a timer, less than the first start of a server."""
+
 
 @pytest.fixture
 def load(monkeypatch):
@@ -100,7 +103,7 @@ def test_a_qt_window_is_never_blocked(act, events):
         told, idle, gap = run_qt(QT.format(act=act, address="")).rsplit("|", 2)
         assert told == events
         gaps.append((float(idle), float(gap)))
-        if float(gap) < 2 * FRAME_SECONDS or float(gap) <= 1.5 * float(idle):
+        if float(gap) < BLOCKED_SECONDS or float(gap) <= 1.5 * float(idle):
             return
     pytest.fail(f"longest gaps between ticks of 16 ms, idle and in action: {gaps}")
 
@@ -108,7 +111,7 @@ def test_a_qt_window_is_never_blocked(act, events):
 def test_a_qt_window_that_is_blocked_is_noticed():
     """The control: what blocks for 100 ms shows."""
     _, _, gap = run_qt(QT.format(act=SLEEP, address="")).rpartition("|")
-    assert float(gap) >= 0.1
+    assert float(gap) >= BLOCKED_SECONDS
 
 
 def test_a_qt_window_is_told_why_there_is_no_server():
@@ -149,7 +152,7 @@ def test_an_asyncio_loop_is_never_blocked(load):
     for _ in range(8):
         idle, gap = asyncio.run(run())
         gaps.append((idle, gap))
-        if gap < 0.005 + FRAME_SECONDS or gap <= 1.5 * idle:
+        if gap < 2 * FRAME_SECONDS or gap <= 1.5 * idle:
             return
     pytest.fail(f"longest pauses of the loop, idle and in action: {gaps}")
 
