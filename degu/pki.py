@@ -132,16 +132,18 @@ def _write_pair(
     cert_file: str, key_file: str, certificate: x509.Certificate, key: Any
 ) -> None:
     """Write both files, or none; never over one that is there."""
-    _write_new(key_file, format_key(key), 0o600)
+    made = []
     try:
-        _write_new(cert_file, format_pem(certificate), 0o644)
+        for path, data, mode in (
+            (key_file, format_key(key), 0o600),
+            (cert_file, format_pem(certificate), 0o644),
+        ):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            made.append(path)
+            with open(fd, "wb") as file:
+                file.write(data)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(key_file)
+        for path in made:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         raise
-
-
-def _write_new(path: str, data: bytes, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(fd, "wb") as file:
-        file.write(data)

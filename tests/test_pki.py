@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -92,6 +95,36 @@ def test_nothing_is_overwritten(folder):
     with pytest.raises(FileExistsError):
         make_certificate(folder, "desk")
     assert not Path(config["key_file"]).exists()
+
+
+@contextmanager
+def room_for(size) -> Iterator[None]:
+    """Let no file grow beyond `size`, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_a_full_disk_leaves_nothing(tmp_path, size):
+    """No half of a file, no key without certificate; once there is room, both.
+
+    A key fits into 300 bytes, a certificate does not.
+    """
+    for make, key in (
+        (make_ca, "ca-key.pem"),
+        (lambda folder: make_certificate(folder, "desk"), "desk-key.pem"),
+    ):
+        before = sorted(tmp_path.iterdir())
+        with room_for(size), pytest.raises(OSError, match="File too large"):
+            make(tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+        make(tmp_path)
+        assert len(list(tmp_path.iterdir())) == len(before) + 2
+        assert 0 < (tmp_path / key).stat().st_size <= 300
 
 
 def test_a_certificate_ends_with_its_ca_at_the_latest(folder):
