@@ -284,6 +284,42 @@ def test_urls_lead_to_addresses(text, target):
     assert tuple(parse_url(text)) == target
 
 
+def shell(command):
+    """Run `degu` from a shell, where a stream can be closed or go elsewhere."""
+    env = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        f"{sys.executable} -m degu {command}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=env,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "name"),
+    [
+        ("get {files}data.bin", ">&-", "output"),
+        ("put {files}new", "<&-", "input"),
+        ("pki {folder}/pki", ">&-", "output"),
+    ],
+)
+def test_a_closed_stream_that_is_needed_is_a_1(command, closed, name, files, folder):
+    """A line says which one, and nothing is done; others may be closed."""
+    command = command.format(files=files, folder=folder)
+    done = shell(f"{command} {closed}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"degu: standard {name} is closed\n"
+    assert os.listdir(folder) == ["data.bin"]
+    assert shell(f"{command} </dev/null >/dev/null").returncode == 0
+    copy = folder / "copy"
+    assert shell(f"get {files}data.bin {copy} {closed}").returncode == 0
+    assert shell(f"put {files}again {copy} {closed}").returncode == 0
+    assert (folder / "again").read_bytes() == DATA
+
+
 def test_a_part_is_nobody_elses_file(tmp_path):
     """Its name can be foreseen, and a folder may be shared with others."""
     victim, link = tmp_path / "victim", tmp_path / "link"

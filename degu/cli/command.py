@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 DONE, FAILED, WRONG_USAGE, OTHER_STATUS, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -21,8 +21,18 @@ EXIT_CODES = """exit codes:
 """
 
 
+T = TypeVar("T")
+
+
 class CommandError(Exception):
     """What could not be done, in words for the user."""
+
+
+def expect_open(stream: T | None, name: str) -> T:
+    """The stream that is called ``standard`` `name`; `CommandError` without one."""
+    if stream is None:
+        raise CommandError(f"standard {name} is closed")
+    return stream
 
 
 class Command(NamedTuple):

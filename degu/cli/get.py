@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from degu.cli.client import add_transfer, connect, tell_status
-from degu.cli.command import DONE, Command, CommandError
+from degu.cli.command import DONE, Command, CommandError, expect_open
 from degu.cli.console import Progress, say
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def run_get(args: argparse.Namespace) -> int:
     """``degu get``."""
     with connect(args) as ask:
         if args.file == "-":
-            return _get_to(ask("GET", args.url.uri, {}), sys.stdout.buffer, args)
+            file = expect_open(sys.stdout, "output").buffer
+            return _get_to(ask("GET", args.url.uri, {}), file, args)
         return _Download(ask, args).run()
 
 

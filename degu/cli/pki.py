@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
-from degu.cli.command import DONE, Command
+from degu.cli.command import DONE, Command, expect_open
 from degu.cli.console import say
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def run_pki(args: argparse.Namespace) -> int:
 
     from degu.pki import make_ca, make_certificate
 
+    output = expect_open(sys.stdout, "output")
     folder = os.path.abspath(args.folder)
     ca_file, made = make_ca(folder)
     if made:
@@ -37,7 +39,7 @@ def run_pki(args: argparse.Namespace) -> int:
     else:
         config = make_certificate(folder, args.name, args.hosts, days=args.days)
         say(f"degu: made a certificate: {config['cert_file']}")
-    print(json.dumps(config, indent=2))
+    print(json.dumps(config, indent=2), file=output)
     return DONE
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
 from degu.cli.client import add_transfer, connect, tell_status
-from degu.cli.command import DONE, Command, CommandError
+from degu.cli.command import DONE, Command, CommandError, expect_open
 from degu.cli.console import Progress, say
 from degu.errors import PeerError
 
@@ -45,7 +45,8 @@ def run_put(args: argparse.Namespace) -> int:
         if args.file == "-":
             if args.resume:
                 raise CommandError("standard input can't be resumed, a FILE can")
-            response = _put_stream(ask, uri, sys.stdin.buffer, args)
+            stream = expect_open(sys.stdin, "input").buffer
+            response = _put_stream(ask, uri, stream, args)
         else:
             with open(args.file, "rb") as file:
                 response = _put_file(ask, uri, file, args)
