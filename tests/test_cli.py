@@ -320,6 +320,26 @@ def test_a_closed_stream_that_is_needed_is_a_1(command, closed, name, files, fol
     assert (folder / "again").read_bytes() == DATA
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("get http+unix://%2Fnowhere/", 1),
+        ("get http+unix://%2Fnowhere/ --debug", 1),
+        ("nonsense", 2),
+        ("get {files}missing", 3),
+    ],
+)
+def test_what_nobody_can_hear_is_not_said(command, code, files, folder):
+    """With standard error closed standard output has results, and nothing else."""
+    command = command.format(files=files)
+    done = shell(f"{command} 2>&-")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert shell(command).stderr
+    done = shell(f"pki {folder}/pki 2>&-")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"ca_file": f"{folder}/pki/ca.pem"}
+
+
 def test_a_part_is_nobody_elses_file(tmp_path):
     """Its name can be foreseen, and a folder may be shared with others."""
     victim, link = tmp_path / "victim", tmp_path / "link"

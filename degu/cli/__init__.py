@@ -12,7 +12,9 @@ error. `main` returns the exit code and raises nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import sys
 import traceback
 from collections.abc import Sequence
 
@@ -55,6 +57,17 @@ _EXPECTED = (CommandError, DeguError, OSError, ValueError, TypeError, ImportErro
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` is what follows ``degu``. Returns the exit code."""
+    if sys.stderr is not None:
+        return _run(argv)
+    # It is closed; print() and argparse would take None for standard output.
+    with (
+        open(os.devnull, "w", errors="replace") as nobody,
+        contextlib.redirect_stderr(nobody),
+    ):
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as error:  # argparse has said why

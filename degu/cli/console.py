@@ -23,7 +23,7 @@ class Progress:
         self.start = self.done = done
         self.begun = time.monotonic()
         self.drawn = 0.0
-        self.shown = not quiet and sys.stderr is not None and sys.stderr.isatty()
+        self.shown = not quiet and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         return self
