@@ -26,12 +26,14 @@ from degu.cli.command import EXIT_CODES, CommandError
 from degu.cli.console import Progress
 from degu.cli.get import PART_SUFFIX, _open_own
 from degu.cli.put import format_digest
+from degu.cli.server import GRACE
 from degu.client import Client, SSLClient
 from degu.files import PART_SUFFIX as FILES_PART_SUFFIX
 from degu.files import FilesApp
 from degu.rgi import Validator
 from degu.server import Server, SSLServer
 from degu.testing import TempPKI
+from tests.embed_apps import is_running
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("serve", "files", "proxy", "inspect", "get", "put", "pki")
@@ -39,9 +41,20 @@ DATA = bytes(range(256)) * 4000
 
 HELLO = """
 import os
+import time
+
+from degu.base import ChunkedOutput
 
 def app(request):
     return 200, "OK", {"pid": str(os.getpid())}, b"hello"
+
+def slow(request):
+    def pieces():
+        yield b"begun"
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        yield b", done"
+    return 200, "OK", {"pid": str(os.getpid())}, ChunkedOutput(pieces())
 
 def build_app():
     return app
@@ -447,6 +460,31 @@ def test_workers_share_the_address(start, wait_until):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_second_ctrl_c_cuts_the_grace_of_workers(start, tmp_path, wait_until, again):
+    """Without it a request is answered; more of them change nothing."""
+    path = tmp_path / "my.sock"
+    process, url = start("serve", "hello:slow", "-q", "--bind", path, "--workers", 2)
+    response = client_of(url).get("/")
+    process.send_signal(signal.SIGINT)
+    for expected in ("degu: serving, Ctrl-C stops it", "degu: stopping"):
+        assert process.stderr.readline() == f"{expected}\n"
+
+    def interrupt():
+        process.send_signal(signal.SIGINT)
+        return process.poll() is not None
+
+    if again:
+        wait_until(interrupt, GRACE / 2, what="an end within the grace period")
+    else:
+        (tmp_path / "go").touch()
+        assert read(response) == b"begun, done"
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == ((130, "\n") if again else (0, ""))
+    assert not is_running(int(response.headers["pid"]))
+    assert not path.exists()
 
 
 def test_a_folder_is_served(start, folder):

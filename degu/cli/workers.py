@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,13 @@ def serve_workers(args: argparse.Namespace) -> int:
     sock = bind(args, listen)
     set_up_logging(args)
     address = sock.getsockname()
-    path = address if isinstance(address, str) else None
-    identity = None if path is None else identify_socket(path)
     what = (build_worker, args.app, args.factory, args.wsgi, args.quiet)
     options = {**build_options(args), "restart": "on-failure"}
     workers: list[Any] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        if isinstance(address, str):
+            stack.callback(unlink_socket, address, identify_socket(address))
+        stack.callback(_stop, workers)
         with sock, ended_by_signal(), contextlib.suppress(KeyboardInterrupt):
             for _ in range(args.workers):
                 if sslconfig is None:
@@ -54,15 +56,23 @@ def serve_workers(args: argparse.Namespace) -> int:
                 workers[0].wait(1.0)
             raise CommandError("a worker has ended and could not be started again")
         say("degu: stopping")
-        return DONE
-    finally:
+    return DONE
+
+
+def _stop(workers: list[Any]) -> None:
+    """End all of them; a Ctrl-C cuts their grace short, and is the last one heard."""
+    try:
         stops = [threading.Thread(target=one.stop, args=(GRACE,)) for one in workers]
         for thread in stops:
             thread.start()
         for thread in stops:
             thread.join()
-        if path is not None:
-            unlink_socket(path, identity)
+    except KeyboardInterrupt:
+        # For good: this process is about to end, and nothing is to interrupt that.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for worker in workers:
+            worker.terminate()
+        raise
 
 
 def build_worker(name: str, factory: bool, wsgi: bool, quiet: bool) -> Any:
