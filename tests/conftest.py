@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import hypothesis
+import psutil
 import pytest
 
 TIMEOUT_FACTOR = float(os.environ.get("DEGU_TEST_TIMEOUT_FACTOR", "1"))
@@ -86,6 +87,15 @@ def poll(condition: Callable[[], T], seconds: float = 5.0, what: str = "") -> T:
                 f"the last value was {value!r}"
             )
         time.sleep(POLL_SECONDS)
+
+
+def wait_asleep(pid: int) -> None:
+    """Wait until the main thread of a process waits for something itself.
+
+    A signal that comes just before its system call would not end that.
+    """
+    process = psutil.Process(pid)
+    poll(lambda: process.status() == psutil.STATUS_SLEEPING, 20, f"{pid} asleep")
 
 
 @pytest.fixture

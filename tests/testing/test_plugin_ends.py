@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from tests.conftest import TIMEOUT_FACTOR
+from tests.conftest import TIMEOUT_FACTOR, wait_asleep
 
 pytest_plugins = ["pytester"]
 
@@ -158,6 +158,7 @@ def test_a_run_that_is_ended_by_a_signal_leaves_nothing(inner, number):
     inner.write(SUITE + make_test("stuck", "client.get('/sleep')"))
     process = inner.spawn("-q")
     read_told(inner, "stuck", process)
+    wait_asleep(process.pid)
     process.send_signal(getattr(signal, number))
     code = process.wait(30)
     assert code == (2 if number == "SIGINT" else -getattr(signal, number))
