@@ -9,13 +9,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import hypothesis
 import psutil
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 TIMEOUT_FACTOR = float(os.environ.get("DEGU_TEST_TIMEOUT_FACTOR", "1"))
 """How much slower than the authors' this machine may be."""
@@ -87,6 +91,22 @@ def poll(condition: Callable[[], T], seconds: float = 5.0, what: str = "") -> T:
                 f"the last value was {value!r}"
             )
         time.sleep(POLL_SECONDS)
+
+
+def run_program(*command: str, **options: Any) -> str:
+    """What a program prints; it has to end well, and to complain of nothing."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50 * TIMEOUT_FACTOR,
+        check=False,
+        **options,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    return done.stdout
 
 
 def wait_asleep(pid: int) -> None:

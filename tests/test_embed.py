@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ from degu import (
 from degu.address import connect, listen
 from degu.errors import DiedError, StartError, StartTimeoutError
 from tests import embed_apps
-from tests.conftest import TIMEOUT_FACTOR, poll
+from tests.conftest import ROOT, TIMEOUT_FACTOR, poll, run_program
 from tests.embed_apps import (
     LOOPBACK,
     START_METHODS,
@@ -42,8 +41,6 @@ from tests.embed_apps import (
     is_running,
     request,
 )
-
-ROOT = Path(__file__).parents[1]
 
 needs_abstract = pytest.mark.skipif(
     sys.platform != "linux", reason="abstract names are Linux only"
@@ -59,19 +56,9 @@ def start_method(request, monkeypatch):
 
 def run_python(code, *args, **options):
     """Run a program in a process of its own; return its output."""
-    done = subprocess.run(
-        [sys.executable, *args, *(["-c", code] if code else [])],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=50 * TIMEOUT_FACTOR,
-        check=False,
-        **options,
+    return run_program(
+        sys.executable, *args, *(["-c", code] if code else []), **options
     )
-    assert done.stderr == ""
-    assert done.returncode == 0
-    return done.stdout
 
 
 # --- the package ------------------------------------------------------------------

@@ -7,18 +7,14 @@ raise at any moment, no threads to be had.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
 from degu import EmbeddedServer, parent
-from tests.conftest import TIMEOUT_FACTOR
+from tests.conftest import run_program
 from tests.embed_apps import LOOPBACK, START_METHODS, app, request
-
-ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "pidfd_open"), reason="the promises of Linux"
@@ -38,17 +34,7 @@ def run(code: str, method: str = "fork", shell: str = 'exec "$@"') -> str:
     `shell` starts it: a line that knows its command as its arguments.
     """
     words = [sys.executable, "-c", BEGIN.format(method=method) + code]
-    done = subprocess.run(
-        ["sh", "-c", shell, "sh", *words],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=40 * TIMEOUT_FACTOR,
-        check=False,
-    )
-    assert (done.stderr, done.returncode) == ("", 0)
-    return done.stdout.strip()
+    return run_program("sh", "-c", shell, "sh", *words).strip()
 
 
 @pytest.fixture(params=START_METHODS)
@@ -253,15 +239,7 @@ def test_a_thread_that_outlasts_the_script_may_start_servers(tmp_path):
     """The interpreter takes the script's file name away when it has run."""
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=40 * TIMEOUT_FACTOR,
-        check=False,
-    )
-    assert (done.stdout.split(), done.stderr) == (["stopped", "stopped"], "")
+    assert run_program(sys.executable, str(path)).split() == ["stopped", "stopped"]
 
 
 POOL = """
