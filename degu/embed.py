@@ -119,10 +119,10 @@ def _quiet_start(method: str) -> Iterator[None]:
                 from multiprocessing import resource_tracker
 
                 resource_tracker.ensure_running()
-            if method == "forkserver":
-                _start_forkserver()
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+            if method == "forkserver":
+                _start_forkserver()
         if method == "fork":
             # Either there is one thread, or the user chose to fork anyway.
             stack.enter_context(warnings.catch_warnings())

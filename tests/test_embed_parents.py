@@ -61,6 +61,21 @@ def test_blocked_signals_hold_up_nothing(method):
     assert run(BLOCKED, method) == "stopped 0"
 
 
+MASK = """
+from multiprocessing.forkserver import _forkserver
+degu.EmbeddedServer(LOOPBACK, None, app).stop()
+status = open(f"/proc/{_forkserver._forkserver_pid}/status").read()
+[blocked] = [line.split()[1] for line in status.splitlines() if "SigBlk" in line]
+for number in (signal.SIGINT, signal.SIGCHLD):
+    print(bool(int(blocked, 16) & 1 << number - 1))
+"""
+
+
+def test_a_fork_server_is_born_deaf_to_ctrl_c_alone():
+    """It would die of it before it can ignore it, and the start with it."""
+    assert run(MASK, "forkserver").split() == ["True", "False"]
+
+
 STOPPED = """
 from multiprocessing.forkserver import _forkserver
 server = degu.EmbeddedServer(LOOPBACK, None, app)
